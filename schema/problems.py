@@ -1,0 +1,114 @@
+"""Every problem code, once: its severity, what it does to the verdict, and its hint.
+
+``outcome`` is what the problem means for a check: ``FAIL`` (known to be wrong),
+``INCONCLUSIVE`` (cannot be decided from what is there) or ``""`` (worth saying only).
+``status`` is the exit status of ``pull`` and ``convert`` when the problem stops them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Severity(enum.StrEnum):
+    """How bad a problem is."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemCode:
+    """One row of the table.
+
+    Attributes:
+        severity: Severity of every problem with this code.
+        outcome: ``FAIL``, ``INCONCLUSIVE`` or ``""``.
+        stops: Whether nothing can be converted.
+        status: Exit status of a command that it stops.
+        hint: Default hint.
+    """
+
+    severity: Severity
+    outcome: str
+    stops: bool = False
+    status: int = 1
+    hint: str = ""
+
+
+def _fail(hint: str = "", *, status: int = 1) -> ProblemCode:
+    return ProblemCode(Severity.ERROR, "FAIL", stops=True, status=status, hint=hint)
+
+
+def _ask(hint: str, *, status: int = 2) -> ProblemCode:
+    return ProblemCode(Severity.ERROR, "INCONCLUSIVE", stops=True, status=status, hint=hint)
+
+
+PROBLEM_CODES: Mapping[str, ProblemCode] = {
+    # Unreadable or invalid input.
+    "not_an_adapter": _fail("Give a folder or file that holds adapter weights.", status=2),
+    "missing_weights": _fail("The folder has a configuration but no weight file.", status=2),
+    "invalid_config": _fail("Repair adapter_config.json.", status=2),
+    "invalid_rank": _fail("A rank is a whole number from 1 to 4096.", status=2),
+    # Needs an answer that the content does not hold.
+    "missing_alpha": _ask("This file does not store alpha. Pass --alpha (scale = alpha / rank)."),
+    "ambiguous_layout": _ask(
+        "fc1/fc2-only keys fit two Phi layouts (MixFormer blocks are shifted by one). "
+        "Pass --source-layout phi-l1 or --source-layout phi-l4."
+    ),
+    "multiple_adapters": _ask("The source holds several adapters. Name one of them."),
+    "unknown_family": ProblemCode(
+        Severity.WARNING, "INCONCLUSIVE", hint="Pass --base with the base model's folder or id."
+    ),
+    # Recognised and refused.
+    "soft_prompt": _fail(
+        "This stores virtual tokens, not weight updates; load it with the tool that made it."
+    ),
+    "ia3": _fail("IA³ scales activations; merge it into its base with the tool that made it."),
+    "full_checkpoint": _fail(
+        "No adapter factors found. To extract a LoRA, provide the base and accept a truncated SVD."
+    ),
+    "bottleneck_adapter": _fail("Bottleneck adapters add layers; they are not a weight update."),
+    "unsupported_method": _fail("This method is recognised but cannot be converted exactly yet."),
+    "routed_adapter": _fail(
+        "The effect depends on the input (router or gate); export each expert."
+    ),
+    "sharded_state": _fail("Tensors are empty or 1-D: save again after gathering the shards."),
+    # Content that is wrong.
+    "unpaired_factor": _fail("Each lora_A needs its lora_B: the file is incomplete."),
+    "rank_mismatch": _fail("Factors and configuration must agree on the rank."),
+    "shape_mismatch": _fail("The factors do not have the shapes that the base model needs."),
+    "unknown_tensors": _fail("Tensors that no rule of this format explains; nothing is dropped."),
+    "duplicate_module": _fail("Two entries of the file claim the same module."),
+    "non_finite": _fail("NaN or infinity in the weights: training diverged or the file is bad."),
+    "non_float_factor": _fail("LoRA factors must be floating point."),
+    "base_weights_inside": _fail(
+        "Weights that replace the base are accepted only when the configuration declares them."
+    ),
+    "wrong_base": _fail("Give the base model that the adapter was trained on."),
+    "needs_residual_base": _fail(
+        "The adapter was trained on a modified base. Provide the initial adapter or that base."
+    ),
+    "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
+    # Could not be decided.
+    "zero_update": ProblemCode(
+        Severity.WARNING, "INCONCLUSIVE", hint="All B are zero: never trained, or the wrong file."
+    ),
+    "unchecked_values": ProblemCode(
+        Severity.NOTE, "", hint="Only headers were read; pull checks the values."
+    ),
+    # Worth saying.
+    "zero_module": ProblemCode(Severity.WARNING, ""),
+    "unused_target": ProblemCode(
+        Severity.WARNING, "", hint="The configuration lists modules that have no tensors."
+    ),
+    "renamed_modules": ProblemCode(Severity.NOTE, ""),
+    "alpha_rule": ProblemCode(Severity.WARNING, ""),
+    "replaces_base_weights": ProblemCode(Severity.WARNING, ""),
+    "wide_dtype": ProblemCode(Severity.NOTE, ""),
+    "declared_base_differs": ProblemCode(Severity.WARNING, ""),
+    "ignored_files": ProblemCode(Severity.NOTE, ""),
+}

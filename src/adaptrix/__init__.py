@@ -1,0 +1,1 @@
+"""Adaptrix: a verified, versioned, composable home for LoRA adapters."""
