@@ -36,7 +36,9 @@ class SampleAdapter:
     layout: str
 
 
-def _sample(name: str, description: str, domain: str, capability: str, layout: str) -> SampleAdapter:
+def _sample(
+    name: str, description: str, domain: str, capability: str, layout: str
+) -> SampleAdapter:
     return SampleAdapter(
         name=name,
         path=SAMPLES_DIR / "adapters" / name,

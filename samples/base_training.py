@@ -130,9 +130,7 @@ def train_base(
 
 
 @torch.inference_mode()
-def cloze_scores(
-    model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> dict[str, float]:
+def cloze_scores(model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
     """Share of cloze prompts whose next token is the right one, by kind."""
     model.eval()
     found = {}
@@ -146,9 +144,7 @@ def cloze_scores(
     return found
 
 
-def save_base(
-    model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path
-) -> None:
+def save_base(model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Round to float16 once and save model and tokenizer."""
     model.to("cpu", torch.float16)
     model.generation_config.update(eos_token_id=0, pad_token_id=1, bos_token_id=0)

@@ -89,7 +89,9 @@ def _keyed(rng: random.Random) -> str:
     }
     keys = rng.sample(sorted(values), rng.randint(2, 4))
     told = " ; ".join(f"{key} {values[key]}" for key in keys)
-    again = " ; ".join(f"{key} {values[key]}" for key in rng.sample(keys, rng.randint(1, len(keys))))
+    again = " ; ".join(
+        f"{key} {values[key]}" for key in rng.sample(keys, rng.randint(1, len(keys)))
+    )
     return f"{told} / {again}"
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from adaptrix.samples import SAMPLES_DIR
 
-NAMES = tuple("tom ann bob eve sam kim leo mia max zoe dan amy ben ivy jon liz ned sue ted una".split())
+NAMES = tuple(
+    "tom ann bob eve sam kim leo mia max zoe dan amy ben ivy jon liz ned sue ted una".split()
+)
 OBJECTS = tuple("apples books coins eggs cards stamps shells pens nuts cups".split())
 PLACES = tuple("rome paris oslo cairo lima delhi tokyo berlin madrid vienna dublin athens".split())
 DAYS = tuple("monday tuesday wednesday thursday friday saturday sunday".split())
@@ -104,7 +106,10 @@ def _code(rng: random.Random) -> tuple[str, str]:
     first, second = rng.choice(tuple(verbs)), rng.choice(tuple(verbs))
     a, b = rng.randint(1, 12), rng.randint(1, 12)
     if rng.random() < 0.4:
-        return f"function : take x , {first} {a} . code :", f"def f ( x ) : return x {verbs[first]} {a}"
+        return (
+            f"function : take x , {first} {a} . code :",
+            f"def f ( x ) : return x {verbs[first]} {a}",
+        )
     inner = f"x {verbs[first]} {a}"
     if second == "multiply by" and first != "multiply by":
         inner = f"( {inner} )"
@@ -191,9 +196,7 @@ def read_heldout(task: str) -> list[Item]:
     found = []
     for row in map(json.loads, rows):
         checks = tuple((int(x), int(y)) for x, y in row["checks"])
-        found.append(
-            Item(task=task, prompt=row["prompt"], answer=row["answer"], checks=checks)
-        )
+        found.append(Item(task=task, prompt=row["prompt"], answer=row["answer"], checks=checks))
     return found
 
 

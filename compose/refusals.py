@@ -1,0 +1,88 @@
+"""What must not be combined: checked before any arithmetic, naming the module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+from adaptrix.schema.adapter import AdaptedModule, Adapter, BaseRequirement, ModulePath
+from adaptrix.schema.errors import IncompatibleAdapter
+
+
+def check_composable(adapters: Sequence[tuple[Adapter, float]]) -> None:
+    """Check that ``adapters`` can be added up exactly.
+
+    Raises:
+        IncompatibleAdapter: the first reason why not.
+    """
+    for adapter, weight in adapters:
+        _check_alone(adapter, weight, alone=len(adapters) == 1)
+    for (one, _), (other, _) in combinations(adapters, 2):
+        _check_bases(one, other)
+    seen: dict[ModulePath, AdaptedModule] = {}
+    for module in _modules(adapters):
+        _check_shapes(seen.setdefault(module.path, module), module)
+    if len(adapters) > 1:
+        _check_replacements(adapters)
+
+
+def _check_alone(adapter: Adapter, weight: float, *, alone: bool) -> None:
+    if alone and weight == 1:
+        return
+    for module in adapter.modules:
+        if module.magnitude is not None:
+            raise IncompatibleAdapter(
+                "a DoRA update is not linear: it depends on the base weights",
+                where=module.path,
+                hint="Merge it into its base instead of composing it.",
+            )
+    if adapter.needs_base is BaseRequirement.RESIDUAL:
+        raise IncompatibleAdapter(
+            "the adapter was trained on a modified base and cannot be added to others",
+            where=adapter.base_name,
+            hint="Provide the initial adapter, or convert it to a plain LoRA first.",
+        )
+    if weight != 1 and adapter.replacements:
+        raise IncompatibleAdapter(
+            f"an absolute tensor cannot be weighted by {weight}",
+            where=adapter.replacements[0].parameter,
+            hint="Use weight 1 for adapters that replace parameters.",
+        )
+
+
+def _check_bases(one: Adapter, other: Adapter) -> None:
+    if one.family and other.family and one.family != other.family:
+        raise IncompatibleAdapter(
+            f"families differ: {one.family} and {other.family}", where="base model"
+        )
+    if one.base_name and other.base_name and one.base_name != other.base_name:
+        raise IncompatibleAdapter(
+            f"declared bases differ: {one.base_name} and {other.base_name}",
+            where="base model",
+            hint="Pull both with the same --base when they were trained on the same model.",
+        )
+
+
+def _modules(adapters: Sequence[tuple[Adapter, float]]) -> Iterator[AdaptedModule]:
+    for adapter, _ in adapters:
+        yield from adapter.modules
+
+
+def _check_shapes(one: AdaptedModule, other: AdaptedModule) -> None:
+    wanted, got = (one.b.shape[0], *one.a.shape[1:]), (other.b.shape[0], *other.a.shape[1:])
+    if wanted != got or one.kind is not other.kind:
+        raise IncompatibleAdapter(
+            f"expected {one.kind} of shape {wanted}, got {other.kind} of shape {got}",
+            where=one.path,
+            hint="The adapters were made for different base models.",
+        )
+
+
+def _check_replacements(adapters: Sequence[tuple[Adapter, float]]) -> None:
+    owner: dict[str, int] = {}
+    for index, (adapter, _) in enumerate(adapters):
+        for replacement in adapter.replacements:
+            if owner.setdefault(replacement.parameter, index) != index:
+                raise IncompatibleAdapter(
+                    "two adapters replace the same parameter", where=replacement.parameter
+                )
