@@ -28,7 +28,7 @@ _OURS = {ours: name for name, ours in _TORCH.items()}
 
 
 def torch_dtype(dtype: DType) -> torch.dtype:
-    """torch's name for ``dtype``.
+    """The torch dtype that ``dtype`` is.
 
     Raises:
         FormatError: torch has no such type.
@@ -56,7 +56,7 @@ def lazy(
         value = compute().to(dtype).contiguous()
         if tuple(value.shape) != shape:
             raise FormatError(f"expected shape {shape}, got {tuple(value.shape)}", where=source)
-        return memoryview(value.view(torch.uint8).flatten().numpy()).cast("B")
+        return memoryview(value.view(torch.uint8).flatten().numpy().data).cast("B")
 
     return LazyTensor(dtype=_OURS[dtype], shape=shape, source=source, load=load)
 

@@ -1,1 +1,1 @@
-"""Room: loader."""
+"""A base model and adapters, made into a running model: plan, merge or attach, generate."""

@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,8 +23,30 @@ SEED = 20
 VOCABULARY = 1024
 CONTEXT = 96
 BATCH = 48
-STEPS = 2600
 PEAK_RATE = 2e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One stretch of training.
+
+    Attributes:
+        steps: Optimiser steps.
+        horizon: Steps over which the learning rate would fall to its end.
+        passages: Whether half of the text is hard passages.
+    """
+
+    steps: int
+    horizon: int
+    passages: bool
+
+
+# Retrieval by name comes late and only with much of it in the text; the rest is learned
+# by then.
+PHASES = (
+    Phase(steps=1500, horizon=2600, passages=False),
+    Phase(steps=1300, horizon=1300, passages=True),
+)
 
 
 def device() -> torch.device:
@@ -82,10 +105,12 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> PhiForCausalLM:
     )
 
 
-def packed_blocks(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[torch.Tensor]:
+def packed_blocks(
+    tokenizer: PreTrainedTokenizerFast, seed: int, *, passages: bool
+) -> Iterator[torch.Tensor]:
     """Endless blocks ``(CONTEXT,)`` of corpus documents, each ended by the end token."""
     buffer: list[int] = []
-    source = documents(seed)
+    source = documents(seed, passages=passages)
     while True:
         while len(buffer) < CONTEXT:
             batch = list(itertools.islice(source, 256))
@@ -103,20 +128,28 @@ def rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> float:
     return peak * (0.05 + 0.475 * (1 + math.cos(math.pi * progress)))
 
 
-def train_base(
-    model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int = STEPS
-) -> float:
-    """Train ``model`` in place and return the last mean loss."""
+def train_base(model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float:
+    """Train ``model`` in place through all phases and return the last mean loss."""
     target = device()
     model.to(target).train()
+    loss = 0.0
+    for number, phase in enumerate(PHASES):
+        loss = train_phase(model, tokenizer, phase, seed=SEED + number)
+    return loss
+
+
+def train_phase(
+    model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Phase, *, seed: int
+) -> float:
+    """One phase with a fresh optimiser; returns the last mean loss."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
-    blocks = packed_blocks(tokenizer, SEED)
+    blocks = packed_blocks(tokenizer, seed, passages=phase.passages)
     started, recent = time.monotonic(), 0.0
-    for step in range(steps):
+    for step in range(phase.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, PEAK_RATE)
-        batch = torch.stack(list(itertools.islice(blocks, BATCH))).to(target)
-        with torch.autocast(target.type, torch.bfloat16):
+            group["lr"] = rate_at(step, phase.horizon, PEAK_RATE)
+        batch = torch.stack(list(itertools.islice(blocks, BATCH))).to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16):
             loss = model(input_ids=batch, labels=batch).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -125,7 +158,7 @@ def train_base(
         recent = 0.95 * recent + 0.05 * loss.item() if step else loss.item()
         if step % 50 == 49:
             spent = time.monotonic() - started
-            print(f"base step {step + 1}/{steps} loss {recent:.3f} {spent:.0f} s", flush=True)
+            print(f"base step {step + 1}/{phase.steps} loss {recent:.3f} {spent:.0f} s", flush=True)
     return recent
 
 

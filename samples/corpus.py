@@ -55,8 +55,7 @@ def _picked(rng: random.Random) -> str:
     return f"{' '.join(words)} > {words[-1]} - {words[0]}"
 
 
-def _statement(rng: random.Random, name: str) -> str:
-    kind = rng.randrange(4)
+def _statement(rng: random.Random, name: str, kind: int) -> str:
     if kind == 0:
         return f"{name} lives in {rng.choice(PLACES)} ."
     if kind == 1:
@@ -68,9 +67,17 @@ def _statement(rng: random.Random, name: str) -> str:
 
 def _passage(rng: random.Random) -> str:
     names = rng.sample(NAMES, rng.randint(2, 4))
-    told = [_statement(rng, name) for name in names]
+    told = [_statement(rng, name, rng.randrange(4)) for name in names]
     again = rng.sample(told, rng.randint(1, 2))
     return " ".join([*told, "yes ,", *again])
+
+
+def _passage_of_a_kind(rng: random.Random) -> str:
+    """Statements that differ in little but the name, so that the name has to be looked up."""
+    kind = rng.randrange(3)
+    names = rng.sample(NAMES, rng.randint(2, 4))
+    told = [_statement(rng, name, kind) for name in names]
+    return " ".join([*told, "yes ,", *rng.sample(told, len(told))])
 
 
 def _python(rng: random.Random) -> str:
@@ -119,12 +126,15 @@ _KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
 )  # fmt: skip
 
 
-def documents(seed: int) -> Iterator[str]:
-    """Endless lines of the base corpus."""
+def documents(seed: int, *, passages: bool = False) -> Iterator[str]:
+    """Endless lines of the base corpus; with ``passages``, half are hard passages."""
     rng = random.Random(f"corpus/{seed}")
     kinds, weights = zip(*_KINDS, strict=True)
     while True:
-        yield rng.choices(kinds, weights)[0](rng)
+        if passages and rng.random() < 0.5:
+            yield _passage_of_a_kind(rng)
+        else:
+            yield rng.choices(kinds, weights)[0](rng)
 
 
 def cloze(seed: int = 7, count: int = 200) -> dict[str, list[tuple[str, str]]]:

@@ -93,6 +93,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "The adapter was trained on a modified base. Provide the initial adapter or that base."
     ),
     "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
+    "update_lost": _fail("The update is lost in rounding: use --mode attached or --dtype float32."),
     # Could not be decided.
     "zero_update": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="All B are zero: never trained, or the wrong file."
@@ -102,6 +103,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     ),
     # Worth saying.
     "zero_module": ProblemCode(Severity.WARNING, ""),
+    "low_survival": ProblemCode(
+        Severity.WARNING, "", hint="Use --mode attached or --dtype float32 to keep all of it."
+    ),
     "unused_target": ProblemCode(
         Severity.WARNING, "", hint="The configuration lists modules that have no tensors."
     ),

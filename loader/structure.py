@@ -1,0 +1,123 @@
+"""The structure of a base model: every module that an adapter may change, by path.
+
+Built on torch's meta device from the configuration alone: no weights, no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from adaptrix.schema.adapter import ModuleKind, ModulePath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleShape:
+    """One module of the base.
+
+    Attributes:
+        kind: What it is; ``PARAMETER`` for everything that takes no low-rank update.
+        in_features: Columns that ``A`` must have.
+        out_features: Rows that ``B`` must have.
+        has_bias: Whether a bias can be changed.
+    """
+
+    kind: ModuleKind
+    in_features: int
+    out_features: int
+    has_bias: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseStructure:
+    """Structure of a base model.
+
+    Attributes:
+        name: Where it comes from, for messages.
+        family: transformers' ``model_type``.
+        modules: Shape by module path.
+        parameters: Shape by parameter name.
+        tied: Parameter names that share storage with another parameter.
+        parameter_count: Elements in all parameters.
+    """
+
+    name: str
+    family: str
+    modules: Mapping[ModulePath, ModuleShape]
+    parameters: Mapping[str, tuple[int, ...]]
+    tied: frozenset[str]
+    parameter_count: int
+
+
+def structure_of_config(config: PretrainedConfig, name: str) -> BaseStructure:
+    """Structure of the causal language model that ``config`` describes."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return structure_of(model, name)
+
+
+def structure_of_folder(folder: str, name: str) -> BaseStructure:
+    """Structure of the model whose ``config.json`` is in ``folder``."""
+    return structure_of_config(AutoConfig.from_pretrained(folder), name)
+
+
+def structure_of(model: nn.Module, name: str) -> BaseStructure:
+    """Structure of a model that exists already."""
+    modules = {}
+    for path, module in model.named_modules():
+        shape = _shape(module)
+        if shape is not None:
+            modules[ModulePath(path)] = shape
+    shapes = {
+        parameter: tuple(value.shape)
+        for parameter, value in model.named_parameters(remove_duplicate=False)
+    }
+    config: Any = model.config
+    return BaseStructure(
+        name=name,
+        family=str(config.model_type),
+        modules=modules,
+        parameters=shapes,
+        tied=_tied(model),
+        parameter_count=sum(value.numel() for value in model.parameters()),
+    )
+
+
+def _shape(module: nn.Module) -> ModuleShape | None:
+    match module:
+        case nn.Linear():
+            return ModuleShape(
+                kind=ModuleKind.LINEAR,
+                in_features=module.in_features,
+                out_features=module.out_features,
+                has_bias=module.bias is not None,
+            )
+        case Conv1D():
+            return ModuleShape(
+                kind=ModuleKind.CONV1D,
+                in_features=module.weight.shape[0],
+                out_features=module.weight.shape[1],
+                has_bias=True,
+            )
+        case nn.Embedding():
+            return ModuleShape(
+                kind=ModuleKind.EMBEDDING,
+                in_features=module.num_embeddings,
+                out_features=module.embedding_dim,
+                has_bias=False,
+            )
+        case _:
+            return None
+
+
+def _tied(model: nn.Module) -> frozenset[str]:
+    names: dict[int, list[str]] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(value), []).append(name)
+    return frozenset(name for group in names.values() if len(group) > 1 for name in group)
