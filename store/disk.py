@@ -13,11 +13,11 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import StoreError
 from adaptrix.store.faults import PlantedLink, translate, translated
 from adaptrix.store.locks import try_lock
 from adaptrix.store.verifier import Chunk, DigestMismatch, MissingBlob, Verifier, as_bytes_view
@@ -197,8 +197,11 @@ class DiskStore:
                 limit = (
                     STALE_PARTIAL_S if path.name.startswith(PARTIAL_PREFIX) else STALE_TEMPORARY_S
                 )
-                if now - path.lstat().st_mtime > limit and _remove_unheld(path):
-                    removed.append(path)
+                # Others come and go here while we look.
+                with suppress(FileNotFoundError):
+                    found = path.lstat()
+                    if now - found.st_mtime > limit and _remove_unheld(path, found.st_mode):
+                        removed.append(path)
         return removed
 
 
@@ -211,20 +214,17 @@ def _kind(mode: int) -> str:
     return "a symbolic link" if stat.S_ISLNK(mode) else "something else"
 
 
-def _remove_unheld(path: Path) -> bool:
-    if not stat.S_ISREG(path.lstat().st_mode):
-        if stat.S_ISDIR(path.lstat().st_mode):
-            return False
+def _remove_unheld(path: Path, mode: int) -> bool:
+    if stat.S_ISDIR(mode):
+        return False
+    if not stat.S_ISREG(mode):
         path.unlink()
         return True
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreError(f"cannot be swept: {error.strerror}", where=str(path)) from error
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not try_lock(descriptor):
             return False
-        path.unlink(missing_ok=True)
+        path.unlink()
         return True
     finally:
         os.close(descriptor)

@@ -234,11 +234,17 @@ class Home:
         """
         if self.read_only:
             raise StoreReadOnly(where=str(self.path))
-        with self.index.writing() as transaction:
-            transaction.clear()
-            report = fill(transaction, scan(self.blobs))
-            self.references.relist(transaction)
-        return report
+        from adaptrix.store.database import CorruptIndex  # noqa: PLC0415 - see index
+
+        try:
+            return self._refill()
+        except CorruptIndex as error:
+            # Too damaged to be emptied: start with a new file.
+            self.close()
+            with locked(self.path / f"{INDEX_FILE}.lock"):
+                aside = _set_aside(self.path / INDEX_FILE)
+            self.notices.append(f"{error}; set aside as {aside.name}")
+            return self._refill()
 
     def fsck(
         self, *, quick: bool = False, repair: bool = False, progress: Progress | None = None
@@ -272,6 +278,13 @@ class Home:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _refill(self) -> ReindexReport:
+        with self.index.writing() as transaction:
+            transaction.clear()
+            report = fill(transaction, scan(self.blobs))
+            self.references.relist(transaction)
+        return report
 
     def _use(self, layer: Descriptor) -> None:
         if not self.blobs.freshen(layer.digest, layer.size_bytes):

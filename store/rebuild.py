@@ -7,7 +7,6 @@ record names, whatever it looks like: otherwise a pulled README could rename ada
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +16,7 @@ from adaptrix.schema import media_types
 from adaptrix.schema.descriptor import Descriptor
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import AdaptrixError, FormatError, InvalidReference
-from adaptrix.schema.manifest import MAX_MANIFEST_BYTES, Manifest
+from adaptrix.schema.manifest import MAX_MANIFEST_BYTES, Manifest, json_object
 from adaptrix.schema.report import Problem
 from adaptrix.store.blobs import BlobStore
 from adaptrix.store.references import ReferenceRecord, entry_of_record
@@ -159,7 +158,7 @@ def read_version(
     """
     data = blobs.read(digest)
     if document is None:
-        document = _object(data)
+        document = json_object(data, f"blob {digest}")
     try:
         config = Digest.parse(document["config"]["digest"])
         media_type = str(document["config"]["mediaType"])
@@ -181,7 +180,7 @@ def _documents(blobs: BlobStore) -> tuple[dict[Digest, dict[str, Any]], list[Pro
         try:
             if blobs.size(digest) > MAX_MANIFEST_BYTES or not _begins_like_json(blobs, digest):
                 continue
-            documents[digest] = _object(blobs.read(digest))
+            documents[digest] = json_object(blobs.read(digest), f"blob {digest}")
         except FormatError:
             continue  # a user's file
         except AdaptrixError as error:
@@ -192,16 +191,6 @@ def _documents(blobs: BlobStore) -> tuple[dict[Digest, dict[str, Any]], list[Pro
 def _begins_like_json(blobs: BlobStore, digest: Digest) -> bool:
     with blobs.open(digest) as stream:
         return stream.read(1) == b"{"
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON: {error}", where="blob") from error
-    if not isinstance(document, dict):
-        raise FormatError("expected an object", where="blob")
-    return document
 
 
 def _is_manifest(document: Mapping[str, Any]) -> bool:

@@ -100,7 +100,7 @@ class ReferenceRecord:
                 digest=_optional_digest(document["digest"]),
                 previous=_optional_digest(document["previous"]),
                 time=datetime.fromisoformat(document["time"]),
-                reason=document["reason"],
+                reason=_text(document["reason"]),
             )
             name_of(record.name, record.tag)
             canonical = record.to_bytes()
@@ -238,3 +238,9 @@ def name_of(name: str, tag: str) -> str:
 
 def _optional_digest(text: str | None) -> Digest | None:
     return None if text is None else Digest.parse(text)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r}")
+    return value

@@ -40,9 +40,7 @@ def make_manifest(
     return Manifest(record=make_record(seed, parents=parents, **fields), layers=layers)
 
 
-def make_record(
-    seed: int, *, parents: Sequence[Digest] = (), **fields: object
-) -> AdapterRecord:
+def make_record(seed: int, *, parents: Sequence[Digest] = (), **fields: object) -> AdapterRecord:
     module = ModuleRecord(
         path="model.layers.0.self_attn.q_proj",
         kind="linear",
@@ -66,9 +64,7 @@ def make_record(
             repository="org/math",
             commit="a" * 40,
             files=(
-                SourceFile(
-                    path="adapter_model.bin", digest=Digest.of(weights(seed)), size_bytes=1
-                ),
+                SourceFile(path="adapter_model.bin", digest=Digest.of(weights(seed)), size_bytes=1),
             ),
         ),
         "conversion": ConversionRecord(
