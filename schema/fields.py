@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AllowInfNan, BeforeValidator, PlainSerializer, WithJsonSchema
 
 from adaptrix.schema.canonical import float_text
 from adaptrix.schema.digest import Digest
@@ -28,7 +28,8 @@ DigestField = Annotated[
 
 FloatText = Annotated[
     float,
+    AllowInfNan(False),
     PlainSerializer(float_text, return_type=str),
     WithJsonSchema({"type": "string", "description": "shortest decimal text of a float64"}),
 ]
-"""A float64, as its shortest decimal text, so that canonical JSON holds no floats."""
+"""A finite float64, as its shortest decimal text, so that canonical JSON holds no floats."""

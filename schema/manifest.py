@@ -20,12 +20,18 @@ from adaptrix.schema.canonical import Json, canonical_json
 from adaptrix.schema.descriptor import Descriptor
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import FormatError, InvalidReference
-from adaptrix.schema.record import AdapterRecord
+from adaptrix.schema.record import RECORD_VERSION, AdapterRecord
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 4 << 20
 
 _RECORD: TypeAdapter[AdapterRecord] = TypeAdapter(AdapterRecord)
+_FIXED = {
+    "schemaVersion": 2,
+    "mediaType": media_types.MANIFEST,
+    "artifactType": media_types.MODEL,
+}
+"""Without these, an index or another artifact could pass for a version (CVE-2021-41190)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,26 +129,19 @@ class Manifest:
         Raises:
             FormatError: not such a manifest; the message names the field.
         """
-        document = _object(manifest, "manifest")
-        try:
-            layers = tuple(_descriptor(layer) for layer in document["layers"])
-            declared = _descriptor(document["config"])
-        except (KeyError, TypeError, ValueError, InvalidReference) as error:
-            raise FormatError(f"not an OCI manifest: {error!r}", where="manifest") from error
-        if declared.digest != Digest.of(config):
+        document = json_object(manifest, "manifest")
+        for key, wanted in _FIXED.items():
+            if document.get(key) != wanted:
+                message = f"expected {wanted!r}, got {document.get(key)!r}"
+                raise FormatError(message, where=f"manifest.{key}")
+        declared = Descriptor.from_json(document.get("config"), where="manifest.config")
+        if declared.digest != Digest.of(config) or declared.size_bytes != len(config):
             raise FormatError(
-                f"config blob: expected {declared.digest}, got {Digest.of(config)}",
-                where="manifest",
+                f"expected {declared.digest} ({declared.size_bytes} bytes), "
+                f"got {Digest.of(config)} ({len(config)} bytes)",
+                where="manifest.config",
             )
-        record = _object(config, "config").get("adaptrix")
-        try:
-            # Strict JSON validation would refuse the floats that we write as text.
-            parsed = _RECORD.validate_python(record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise FormatError(first["msg"], where=f"config.adaptrix.{place}") from error
-        return cls(record=parsed, layers=layers)
+        return cls(record=_record(config), layers=_layers(document.get("layers")))
 
 
 def file_descriptor(path: str, media_type: str, digest: Digest, size_bytes: int) -> Descriptor:
@@ -157,14 +156,23 @@ def file_descriptor(path: str, media_type: str, digest: Digest, size_bytes: int)
 
 def record_json_schema() -> Mapping[str, Any]:
     """JSON Schema of the ``adaptrix`` object in the config blob."""
-    return _RECORD.json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": f"version {RECORD_VERSION}",
+        **_RECORD.json_schema(mode="serialization"),
+    }
 
 
-def _object(data: bytes, where: str) -> dict[str, Any]:
+def json_object(data: bytes, where: str) -> dict[str, Any]:
+    """Read a JSON object in which no key is written twice.
+
+    Raises:
+        FormatError: too long, not JSON, not an object, or with a repeated key.
+    """
     if len(data) > MAX_MANIFEST_BYTES:
         raise FormatError(f"at most {MAX_MANIFEST_BYTES} bytes, got {len(data)}", where=where)
     try:
-        document = json.loads(data)
+        document = json.loads(data, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON: {error}", where=where) from error
     if not isinstance(document, dict):
@@ -172,16 +180,58 @@ def _object(data: bytes, where: str) -> dict[str, Any]:
     return document
 
 
-def _descriptor(document: Mapping[str, Any]) -> Descriptor:
-    annotations = document.get("annotations") or {}
-    if not all(isinstance(value, str) for value in annotations.values()):
-        raise ValueError("annotation values must be strings")
-    size = document["size"]
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise ValueError(f"size: expected a whole number, got {size!r}")
-    return Descriptor(
-        media_type=str(document["mediaType"]),
-        digest=Digest.parse(str(document["digest"])),
-        size_bytes=size,
-        annotations=dict(annotations),
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        # Which one counts differs between parsers: two readers, two adapters.
+        repeated = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"key {repeated[:80]!r} is written twice")
+    return found
+
+
+def _layers(value: object) -> tuple[Descriptor, ...]:
+    if not isinstance(value, list):
+        message = f"expected an array, got {type(value).__name__}"
+        raise FormatError(message, where="manifest.layers")
+    layers = tuple(
+        Descriptor.from_json(layer, where=f"manifest.layers[{at}]")
+        for at, layer in enumerate(value)
     )
+    paths: set[str] = set()
+    for at, layer in enumerate(layers):
+        path = layer.annotations.get(media_types.FILEPATH, "")
+        if path in paths or not is_safe_path(path):
+            raise FormatError(
+                f"expected a relative path of its own, got {path[:80]!r}",
+                where=f"manifest.layers[{at}].annotations[{media_types.FILEPATH}]",
+            )
+        paths.add(path)
+    return layers
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether a version may hold a file of this name: relative, plain, with ``/`` between."""
+    parts = path.split("/")
+    plain = path.isprintable() and "\\" not in path and ":" not in path
+    return plain and all(part and part not in {".", ".."} and len(part) < 256 for part in parts)
+
+
+def _record(config: bytes) -> AdapterRecord:
+    where = "config.adaptrix"
+    document = json_object(config, "config").get("adaptrix")
+    version = document.get("version", RECORD_VERSION) if isinstance(document, dict) else None
+    if isinstance(version, int) and version > RECORD_VERSION:
+        raise FormatError(
+            f"expected version {RECORD_VERSION} or less, got {version}",
+            where=f"{where}.version",
+            hint="It was written by a newer Adaptrix: upgrade to read it.",
+        )
+    try:
+        # Strict JSON validation would refuse the floats that we write as text.
+        return _RECORD.validate_python(document)
+    except InvalidReference as error:
+        raise FormatError(str(error), where=where) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *map(str, first["loc"])])
+        raise FormatError(first["msg"], where=place) from error

@@ -115,4 +115,21 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "wide_dtype": ProblemCode(Severity.NOTE, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),
     "ignored_files": ProblemCode(Severity.NOTE, ""),
+    # The store itself (fsck, reindex).
+    "corrupt_blob": _fail("Run adaptrix fsck --repair, then pull what needs the blob again."),
+    "missing_blob": _fail("Pull the adapter again: blobs that are there are not fetched twice."),
+    "invalid_manifest": _fail("Pull the adapter again, or remove the name that points to it."),
+    "dangling_reference": _fail("Pull the adapter again, or remove the name with adaptrix rm."),
+    "planted_link": _fail("The store holds plain files only: see who put it there, remove it."),
+    "stale_index": _fail("Run adaptrix reindex: the blobs hold everything."),
+    "invalid_layout": _fail("Run adaptrix fsck --repair: the file is written anew."),
+    "missing_parent": ProblemCode(
+        Severity.NOTE, "", hint="The parent lives in another home; its digest is still recorded."
+    ),
+    "foreign_file": ProblemCode(
+        Severity.WARNING, "", hint="Nothing of Adaptrix: remove it if you do not need it."
+    ),
+    "quarantined_blob": ProblemCode(
+        Severity.WARNING, "", hint="Damaged bytes were moved aside; pull the adapter again."
+    ),
 }

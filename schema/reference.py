@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Self, TypeAlias
+from urllib.parse import unquote
 
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import InvalidReference
@@ -27,6 +28,8 @@ _REPOSITORY = re.compile(
     r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 )
 _HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<rest>.+)")
+_ROOTED = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
+_HUB_KINDS = {"datasets", "spaces", "models", "collections", "papers", "docs"}
 _MAX_PARTS = 3
 _MAX_NAME = 200
 DEFAULT_TAG = "latest"
@@ -155,7 +158,8 @@ class PathSource:
     """A file or folder on this machine.
 
     Attributes:
-        path: The path as written; made so that it parses as a path again.
+        path: The path as written, with ``./`` before it where it would be read as another
+            kind of source.
     """
 
     path: str
@@ -163,9 +167,11 @@ class PathSource:
     def __post_init__(self) -> None:
         if not self.path or "\0" in self.path:
             raise _invalid(self.path, "a path must not be empty or hold NUL")
+        if not _ROOTED.match(self.path):
+            object.__setattr__(self, "path", f"./{self.path}")
 
     def __str__(self) -> str:
-        return self.path if _looks_like_path(self.path) else f"./{self.path}"
+        return self.path
 
 
 Source: TypeAlias = Reference | HubSource | OciSource | PathSource
@@ -180,6 +186,8 @@ def parse_source(text: str) -> Source:
     Raises:
         InvalidReference: text of none of the forms.
     """
+    if _ROOTED.match(text):
+        return PathSource(path=text)
     if not text or text != text.strip():
         raise _invalid(text, "a source must not be empty or begin or end with blanks")
     if match := _HUB_URL.fullmatch(text):
@@ -191,7 +199,7 @@ def parse_source(text: str) -> Source:
         return _oci(text)
     if "://" in text:
         raise _invalid(text, "expected a Hub URL, hf:org/repo, oci://host/repo or a path")
-    if _looks_like_path(text):
+    if "\\" in text:
         return PathSource(path=text)
     return Reference.parse(text)
 
@@ -213,12 +221,20 @@ def _hub(text: str) -> HubSource:
 
 
 def _hub_url(text: str, rest: str) -> HubSource:
-    parts = rest.partition("?")[0].strip("/").split("/")
-    if len(parts) >= 4 and parts[2] in {"tree", "blob", "resolve", "commit"}:
-        return HubSource(repository="/".join(parts[:2]), revision=parts[3])
-    if len(parts) != 2:
+    path = re.split("[?#]", rest, maxsplit=1)[0]
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    if len(parts) < 2 or parts[0] in _HUB_KINDS:
         raise _invalid(text, "expected https://huggingface.co/org/repo[/tree/revision]")
-    return HubSource(repository="/".join(parts))
+    repository, kind, rest_parts = "/".join(parts[:2]), parts[2:3], parts[3:]
+    if not kind:
+        return HubSource(repository=repository)
+    if kind[0] not in {"tree", "blob", "resolve", "commit"} or not rest_parts:
+        raise _invalid(text, "expected https://huggingface.co/org/repo[/tree/revision]")
+    width = 3 if rest_parts[0] == "refs" else 1
+    if kind[0] == "tree" and len(rest_parts) > width:
+        folder = "/".join(rest_parts[width:])
+        raise _invalid(text, f"names the folder {folder[:80]!r}: only a whole repository is read")
+    return HubSource(repository=repository, revision="/".join(rest_parts[:width]))
 
 
 def _oci(text: str) -> OciSource:
@@ -238,10 +254,6 @@ def _split_ancestor(text: str) -> tuple[str, int]:
     if count and not (count.isascii() and count.isdigit() and len(count) < 6):
         raise _invalid(text, "expected ~N after the name")
     return rest, int(count) if count else 1
-
-
-def _looks_like_path(text: str) -> bool:
-    return text.startswith((".", "/", "~", "\\")) or "\\" in text or text[1:3] == ":\\"
 
 
 def _invalid(text: str, message: str) -> InvalidReference:

@@ -1,0 +1,345 @@
+"""The SQLite index: answers questions about versions, names and lineage.
+
+While it exists it is the truth about names; it can always be made again from the blobs
+(``store.rebuild``). :class:`Index` reads, :class:`IndexTransaction` writes, both in terms
+of ``store.entries``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy import ColumnElement, and_, delete, or_
+from sqlmodel import Session, col, select
+
+from adaptrix.schema.descriptor import Descriptor
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.manifest import Manifest
+from adaptrix.store.database import Database
+from adaptrix.store.entries import (
+    LineageEdge,
+    Listing,
+    ReferenceRow,
+    ReflogEntry,
+    StoredBlob,
+    VersionEntry,
+)
+from adaptrix.store.rows import (
+    blob_rows,
+    edge_of,
+    entry_of,
+    move_of,
+    parent_rows,
+    reference_of,
+    source_key,
+    version_row,
+)
+from adaptrix.store.tables import (
+    TABLES,
+    BlobTable,
+    ParentTable,
+    ReferenceTable,
+    ReflogTable,
+    VersionTable,
+)
+
+
+class Index:
+    """Read access.
+
+    Attributes:
+        database: Where the tables are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def version(self, digest: Digest) -> VersionEntry | None:
+        """The version with this manifest digest."""
+        found = self._versions(col(VersionTable.digest) == str(digest))
+        return found[0] if found else None
+
+    def versions(self) -> tuple[VersionEntry, ...]:
+        """All versions, oldest first."""
+        return self._versions()
+
+    def find_by_source(
+        self, repository: str, files: Iterable[Digest] | None = None
+    ) -> tuple[VersionEntry, ...]:
+        """Versions made from a repository, oldest first.
+
+        Args:
+            repository: As in the manifest's source; ``""`` for local files.
+            files: Digests of the source files; None for any.
+        """
+        where = col(VersionTable.source_repository) == repository
+        if files is not None:
+            where = and_(where, col(VersionTable.source_key) == source_key(files))
+        return self._versions(where)
+
+    def find_by_tensors(self, tensors_digest: Digest) -> tuple[VersionEntry, ...]:
+        """Versions that hold these tensors, oldest first."""
+        return self._versions(col(VersionTable.tensors_digest) == str(tensors_digest))
+
+    def with_prefix(self, hex_prefix: str, *, limit: int = 10) -> tuple[Digest, ...]:
+        """Digests of versions that begin with ``hex_prefix``."""
+        query = (
+            select(VersionTable.digest)
+            .where(col(VersionTable.digest).startswith(f"sha256:{hex_prefix}", autoescape=True))
+            .order_by(col(VersionTable.digest))
+            .limit(limit)
+        )
+        with self.database.reading() as session:
+            return tuple(Digest.parse(text) for text in session.exec(query))
+
+    def adapters(self, pattern: str | None = None) -> tuple[Listing, ...]:
+        """Names with their versions, sorted.
+
+        Args:
+            pattern: Shell pattern (``*``, ``?``, ``[…]``) for ``name`` or ``name:tag``.
+        """
+        if pattern is None:
+            return self._listings()
+        name, tag = col(ReferenceTable.name), col(ReferenceTable.tag)
+        full = name.op("||")(":").op("||")(tag)
+        return self._listings(or_(name.op("GLOB")(pattern), full.op("GLOB")(pattern)))
+
+    def search(self, query: str) -> tuple[Listing, ...]:
+        """Names whose name or description holds every word of ``query``, any case."""
+        columns = (
+            ReferenceTable.name, ReferenceTable.tag, VersionTable.description,
+            VersionTable.domain, VersionTable.capabilities, VersionTable.training_data,
+            VersionTable.family, VersionTable.base, VersionTable.license, VersionTable.method,
+            VersionTable.source_repository,
+        )  # fmt: skip
+        words = [
+            or_(*(col(column).icontains(word, autoescape=True) for column in columns))
+            for word in query.split()
+        ]
+        return self._listings(*words)
+
+    def parents(self, digest: Digest) -> tuple[LineageEdge, ...]:
+        """Edges to the parents, in the manifest's order."""
+        return self._edges(col(ParentTable.child) == str(digest))
+
+    def children(self, digest: Digest) -> tuple[LineageEdge, ...]:
+        """Edges from the known versions that descend from ``digest``."""
+        return self._edges(col(ParentTable.parent) == str(digest))
+
+    def lineage(self) -> tuple[LineageEdge, ...]:
+        """All edges."""
+        return self._edges()
+
+    def blobs(self, digest: Digest) -> tuple[StoredBlob, ...]:
+        """Config and files of a version, in the manifest's order; empty when unknown."""
+        query = (
+            select(BlobTable)
+            .where(col(BlobTable.version) == str(digest))
+            .order_by(col(BlobTable.position))
+        )
+        with self.database.reading() as session:
+            return tuple(
+                StoredBlob(
+                    digest=Digest.parse(row.digest), size_bytes=row.size_bytes, path=row.path
+                )
+                for row in session.exec(query)
+            )
+
+    def reference(self, name: str, tag: str) -> Digest | None:
+        """Where a name points."""
+        with self.database.reading() as session:
+            return _target(session, name, tag)
+
+    def references(self) -> list[ReferenceRow]:
+        """All names, sorted."""
+        with self.database.reading() as session:
+            return _references(session)
+
+    def reflog(self, name: str, tag: str) -> list[ReflogEntry]:
+        """Moves of a name, newest first."""
+        with self.database.reading() as session:
+            return [move_of(row) for row in _reflog(session, name, tag)]
+
+    def moves(self) -> list[tuple[ReferenceRow | None, str, str, ReflogEntry]]:
+        """Every move as (current reference or None, name, tag, entry), oldest first."""
+        with self.database.reading() as session:
+            current = {(row.name, row.tag): row for row in _references(session)}
+            rows = session.exec(select(ReflogTable).order_by(col(ReflogTable.sequence)))
+            return [(current.get((r.name, r.tag)), r.name, r.tag, move_of(r)) for r in rows]
+
+    def listing(self) -> tuple[list[ReferenceRow], dict[Digest, int]]:
+        """All names, and the size of each manifest that they point to, at one moment."""
+        with self.database.reading() as session:
+            return _references(session), _manifest_sizes(session)
+
+    @contextmanager
+    def writing(self) -> Iterator[IndexTransaction]:
+        """Write in one transaction that excludes other writers.
+
+        Raises:
+            StoreReadOnly: the home cannot be written.
+            StoreBusy: others wrote for longer than the time-out.
+            DiskFull: no room.
+        """
+        with self.database.writing() as session:
+            yield IndexTransaction(session)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+    def _versions(self, *where: ColumnElement[bool]) -> tuple[VersionEntry, ...]:
+        query = select(VersionTable).where(*where).order_by(col(VersionTable.sequence))
+        with self.database.reading() as session:
+            return tuple(entry_of(row) for row in session.exec(query))
+
+    def _edges(self, *where: ColumnElement[bool]) -> tuple[LineageEdge, ...]:
+        query = (
+            select(ParentTable)
+            .where(*where)
+            .order_by(col(ParentTable.child), col(ParentTable.position))
+        )
+        with self.database.reading() as session:
+            return tuple(edge_of(row) for row in session.exec(query))
+
+    def _listings(self, *where: ColumnElement[bool]) -> tuple[Listing, ...]:
+        query = (
+            select(ReferenceTable, VersionTable)
+            .join(
+                VersionTable,
+                col(ReferenceTable.digest) == col(VersionTable.digest),
+                isouter=True,
+            )
+            .where(*where)
+            .order_by(col(ReferenceTable.name), col(ReferenceTable.tag))
+        )
+        with self.database.reading() as session:
+            # An outer join: the second row is None when the manifest is lost.
+            pairs: Sequence[tuple[ReferenceTable, VersionTable | None]]
+            pairs = session.exec(query).all()
+            return tuple(
+                Listing(reference=reference_of(row), version=entry_of(version) if version else None)
+                for row, version in pairs
+            )
+
+
+class IndexTransaction:
+    """Write access for one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(
+        self, manifest: Manifest, *, digest: Digest, manifest_bytes: int, config: Descriptor
+    ) -> bool:
+        """Add a version; False when it is known already.
+
+        Args:
+            manifest: The version.
+            digest: Digest of the manifest as it is stored.
+            manifest_bytes: Its size as it is stored.
+            config: Its config as it is stored.
+        """
+        known = select(VersionTable.digest).where(col(VersionTable.digest) == str(digest))
+        if self._session.exec(known).first() is not None:
+            return False
+        self._session.add(version_row(manifest, digest, manifest_bytes))
+        self._session.add_all(blob_rows(manifest, digest, config))
+        self._session.add_all(parent_rows(manifest, digest))
+        self._session.flush()
+        return True
+
+    def forget(self, digest: Digest) -> None:
+        """Remove a version; its blobs stay for ``gc``."""
+        text = str(digest)
+        for where in (
+            delete(VersionTable).where(col(VersionTable.digest) == text),
+            delete(BlobTable).where(col(BlobTable.version) == text),
+            delete(ParentTable).where(col(ParentTable.child) == text),
+        ):
+            self._session.exec(where)
+
+    def knows(self, digest: Digest) -> bool:
+        """Whether the version is in the index."""
+        query = select(VersionTable.sequence).where(col(VersionTable.digest) == str(digest))
+        return self._session.exec(query).first() is not None
+
+    def reference(self, name: str, tag: str) -> Digest | None:
+        """Where a name points."""
+        return _target(self._session, name, tag)
+
+    def listing(self) -> tuple[list[ReferenceRow], dict[Digest, int]]:
+        """All names, and the size of each manifest that they point to."""
+        return _references(self._session), _manifest_sizes(self._session)
+
+    def last_record(self, name: str, tag: str) -> Digest | None:
+        """Record of the latest move of a name, also of one that was removed."""
+        rows = _reflog(self._session, name, tag, limit=1)
+        return Digest.parse(rows[0].record) if rows else None
+
+    def move(self, name: str, tag: str, entry: ReflogEntry) -> None:
+        """Move a name and write the reflog."""
+        self.log(name, tag, entry)
+        row = self._session.get(ReferenceTable, (name, tag))
+        if entry.new is None:
+            if row is not None:
+                self._session.delete(row)
+        elif row is None:
+            self._session.add(ReferenceTable(name=name, tag=tag, digest=str(entry.new)))
+        else:
+            row.digest = str(entry.new)
+            self._session.add(row)
+        self._session.flush()
+
+    def log(self, name: str, tag: str, entry: ReflogEntry) -> None:
+        """Write the reflog only."""
+        self._session.add(
+            ReflogTable(
+                name=name,
+                tag=tag,
+                old=str(entry.old) if entry.old else None,
+                new=str(entry.new) if entry.new else None,
+                reason=entry.reason,
+                time=entry.time.isoformat(),
+                record=str(entry.record),
+            )
+        )
+
+    def forget_move(self, record: Digest) -> None:
+        """Remove one line of the reflog."""
+        self._session.exec(delete(ReflogTable).where(col(ReflogTable.record) == str(record)))
+
+    def clear(self) -> None:
+        """Remove everything, to fill it again in the same transaction."""
+        for table in TABLES:
+            self._session.exec(delete(table))
+
+
+def _target(session: Session, name: str, tag: str) -> Digest | None:
+    row = session.get(ReferenceTable, (name, tag))
+    return Digest.parse(row.digest) if row is not None else None
+
+
+def _references(session: Session) -> list[ReferenceRow]:
+    query = select(ReferenceTable).order_by(col(ReferenceTable.name), col(ReferenceTable.tag))
+    return [reference_of(row) for row in session.exec(query)]
+
+
+def _manifest_sizes(session: Session) -> dict[Digest, int]:
+    query = select(VersionTable.digest, VersionTable.manifest_bytes).join(
+        ReferenceTable, col(ReferenceTable.digest) == col(VersionTable.digest)
+    )
+    return {Digest.parse(digest): size for digest, size in session.exec(query)}
+
+
+def _reflog(
+    session: Session, name: str, tag: str, *, limit: int | None = None
+) -> Sequence[ReflogTable]:
+    query = (
+        select(ReflogTable)
+        .where(col(ReflogTable.name) == name, col(ReflogTable.tag) == tag)
+        .order_by(col(ReflogTable.sequence).desc())
+        .limit(limit)
+    )
+    return session.exec(query).all()
