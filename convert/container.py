@@ -1,0 +1,74 @@
+"""What kind of tensor file is this? Told from the bytes, never from the name.
+
+The name only decides what a file that is nothing known *claimed* to be, so that a web
+page saved as ``adapter_model.safetensors`` is an error and a README is not. Stable.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from adaptrix.convert.safetensors_file import open_safetensors
+from adaptrix.convert.source import ByteSource
+from adaptrix.convert.tensor_file import TensorFile
+from adaptrix.schema.errors import FormatError, PolicyRefused
+
+__all__ = ["TensorFile", "open_container"]
+
+_HEAD_BYTES = 512
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz"}
+_OLD_GGML = {b"ggla", b"algg", b"ggml", b"lmgg", b"ggmf", b"fmgg", b"ggjt", b"tjgg"}
+
+
+def open_container(source: ByteSource) -> TensorFile | None:
+    """Open a tensor file by its content; None for a file that is none (JSON, text).
+
+    Raises:
+        FormatError: it is, or its name says that it is, a tensor file, and cannot be read.
+        PolicyRefused: reading it would mean running or trusting what it brings along.
+    """
+    if source.size_bytes == 0:
+        raise FormatError("the file is empty", where=source.name, code="empty_file")
+    head = bytes(source.read(0, min(_HEAD_BYTES, source.size_bytes)))
+    opened = _by_magic(source, head)
+    if opened is None and PurePosixPath(source.name).suffix.lower() in _WEIGHT_SUFFIXES:
+        raise FormatError(
+            "no tensor file that is known here, whatever its name says",
+            where=source.name,
+            code="not_a_container",
+        )
+    return opened
+
+
+def _by_magic(source: ByteSource, head: bytes) -> TensorFile | None:
+    if head[:4] in _OLD_GGML:
+        raise FormatError(
+            "a file of llama.cpp's format before GGUF",
+            where=source.name,
+            code="old_ggml",
+            hint="Convert it to GGUF with the llama.cpp version that wrote it.",
+        )
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise FormatError(
+            "a Git LFS pointer, not the file itself",
+            where=source.name,
+            code="lfs_pointer",
+            hint="Fetch the content with: git lfs pull",
+        )
+    if head[257:262] == b"ustar":
+        raise PolicyRefused(
+            "a tar archive (torch before 0.1.10, or .nemo) is not unpacked",
+            where=source.name,
+            code="unsafe_file",
+            hint="Extract it, or save the adapter again as safetensors.",
+        )
+    if _is_safetensors(source, head):
+        return open_safetensors(source)
+    return None
+
+
+def _is_safetensors(source: ByteSource, head: bytes) -> bool:
+    # The length's upper half is zero in a real file and text in a JSON file.
+    if head[8:9] == b"{" and head[4:8] == bytes(4):
+        return True
+    return PurePosixPath(source.name).suffix.lower() == ".safetensors"
