@@ -21,7 +21,7 @@ from adaptrix.schema.tensor import DType, LazyTensor
 Bits: TypeAlias = "npt.NDArray[np.unsignedinteger[Any]]"
 Rows: TypeAlias = "slice | Sequence[int] | npt.NDArray[np.integer[Any]]"
 
-_UINT: dict[int, np.dtype[np.unsignedinteger[Any]]] = {
+UINT: dict[int, np.dtype[np.unsignedinteger[Any]]] = {
     1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8"),
 }  # fmt: skip
 _NUMPY: dict[DType, str] = {
@@ -50,7 +50,7 @@ def bits(tensor: LazyTensor) -> Bits:
             where=tensor.source,
             code="truncated",
         )
-    return np.frombuffer(content, dtype=_UINT[tensor.dtype.itemsize]).reshape(tensor.shape)
+    return np.frombuffer(content, dtype=UINT[tensor.dtype.itemsize]).reshape(tensor.shape)
 
 
 def content(array: npt.NDArray[Any]) -> memoryview:

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from adaptrix.convert.gguf_file import open_gguf
+from adaptrix.convert.npz_file import open_npz
+from adaptrix.convert.pickle_file import open_pickle, open_torch_zip
+from adaptrix.convert.pickle_machine import looks_like_pickle
 from adaptrix.convert.safetensors_file import open_safetensors
 from adaptrix.convert.source import ByteSource
 from adaptrix.convert.tensor_file import TensorFile
+from adaptrix.convert.zip_file import open_zip
 from adaptrix.schema.errors import FormatError, PolicyRefused
 
 __all__ = ["TensorFile", "open_container"]
 
 _HEAD_BYTES = 512
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz"}
+_PICKLE_PROTOCOLS = {bytes([protocol]) for protocol in range(2, 6)}
 _OLD_GGML = {b"ggla", b"algg", b"ggml", b"lmgg", b"ggmf", b"fmgg", b"ggjt", b"tjgg"}
 
 
@@ -62,8 +68,24 @@ def _by_magic(source: ByteSource, head: bytes) -> TensorFile | None:
             code="unsafe_file",
             hint="Extract it, or save the adapter again as safetensors.",
         )
+    if head.startswith(b"GGUF"):
+        return open_gguf(source)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _open_archive(source)
+    if head[:1] == b"\x80" and head[1:2] in _PICKLE_PROTOCOLS:
+        return open_pickle(source)
     if _is_safetensors(source, head):
         return open_safetensors(source)
+    # Before protocol 2 a pickle had no magic: it is told by being one to its end.
+    return open_pickle(source) if looks_like_pickle(head) else None
+
+
+def _open_archive(source: ByteSource) -> TensorFile | None:
+    entries = open_zip(source)
+    if any(name.rpartition("/")[2] == "data.pkl" for name in entries):
+        return open_torch_zip(source, entries)
+    if entries and all(name.endswith(".npy") for name in entries):
+        return open_npz(source, entries)
     return None
 
 

@@ -152,6 +152,9 @@ def _parse(raw: bytes, where: str) -> dict[str, object]:
 
 
 def _metadata(found: object, where: str) -> dict[str, str]:
+    # MLX writes null where it has nothing to say, and the library reads it as absent.
+    if found is None:
+        return {}
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise FormatError("__metadata__ must map text to text", where=where, code="bad_header")
     try:
