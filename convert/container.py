@@ -21,6 +21,7 @@ from adaptrix.schema.errors import FormatError, PolicyRefused
 __all__ = ["TensorFile", "open_container"]
 
 _HEAD_BYTES = 512
+_LOOK_BYTES = 1 << 16
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz"}
 _PICKLE_PROTOCOLS = {bytes([protocol]) for protocol in range(2, 6)}
 _OLD_GGML = {b"ggla", b"algg", b"ggml", b"lmgg", b"ggmf", b"fmgg", b"ggjt", b"tjgg"}
@@ -77,7 +78,8 @@ def _by_magic(source: ByteSource, head: bytes) -> TensorFile | None:
     if _is_safetensors(source, head):
         return open_safetensors(source)
     # Before protocol 2 a pickle had no magic: it is told by being one to its end.
-    return open_pickle(source) if looks_like_pickle(head) else None
+    start = bytes(source.read(0, min(_LOOK_BYTES, source.size_bytes)))
+    return open_pickle(source) if looks_like_pickle(start) else None
 
 
 def _open_archive(source: ByteSource) -> TensorFile | None:

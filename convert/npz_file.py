@@ -86,10 +86,11 @@ def _header(head: bytes, where: str) -> tuple[int, str, bool, tuple[int, ...]]:
         fields.update({k: v for k, v in item.groupdict().items() if v is not None})
         rest = rest[item.end() :].lstrip(", ")
     if rest or fields.keys() != {"descr", "fortran", "shape"}:
-        kind = FormatError
         if "'O'" in text or "|O" in text:
-            kind = PolicyRefused
-        raise kind(f"an array described as {printable(text[:60])!r}", where=where, code="bad_npy")
+            raise _objects(where)
+        raise FormatError(
+            f"an array described as {printable(text[:60])!r}", where=where, code="bad_npy"
+        )
     numbers = [part.strip().rstrip("L") for part in fields["shape"].split(",")]
     if not all(n.isdecimal() and len(n) < 20 for n in numbers if n):
         raise FormatError("a shape that is none", where=where, code="bad_shape")
@@ -100,9 +101,7 @@ def _header(head: bytes, where: str) -> tuple[int, str, bool, tuple[int, ...]]:
 def _dtype(descr: str, where: str) -> DType:
     order, code = descr[:1], descr[1:]
     if "O" in descr:
-        raise PolicyRefused(
-            "an array of Python objects is a pickle", where=where, code="unsafe_pickle"
-        )
+        raise _objects(where)
     dtype = _DTYPES.get(code)
     if dtype is None or order not in "<>|=":
         raise FormatError(
@@ -111,3 +110,9 @@ def _dtype(descr: str, where: str) -> DType:
     if order == ">" and dtype.itemsize > 1:
         raise FormatError("big-endian elements", where=where, code="big_endian")
     return dtype
+
+
+def _objects(where: str) -> PolicyRefused:
+    return PolicyRefused(
+        "an array of Python objects is a pickle", where=where, code="unsafe_pickle"
+    )

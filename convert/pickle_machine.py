@@ -15,7 +15,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from adaptrix.convert.limits import printable
 from adaptrix.schema.errors import FormatError, PolicyRefused
@@ -76,7 +76,7 @@ class Builder(Protocol):
         """
 
 
-def unpickle(stream: Readable, builder: Builder, where: str) -> object:
+def unpickle(stream: IO[bytes] | Readable, builder: Builder, where: str) -> object:
     """Read one pickle from ``stream`` and leave the position after it.
 
     Raises:
@@ -86,7 +86,7 @@ def unpickle(stream: Readable, builder: Builder, where: str) -> object:
     machine = _Machine(builder, where)
     count = 0
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             count += 1
             if count > MAX_OPCODES:
                 raise PolicyRefused("too many pickle opcodes", where=where, code="limit")
@@ -111,24 +111,22 @@ def unpickle(stream: Readable, builder: Builder, where: str) -> object:
 
 
 def looks_like_pickle(head: bytes) -> bool:
-    """Whether ``head`` is a pickle that names something, up to its end or the end of ``head``.
+    """Whether ``head`` is a pickle that names something, or the beginning of a long one.
 
     Text falls out at the first letters that are no opcodes; a pickle without a name is
     indistinguishable from text and harmless.
     """
-    named = False
+    named, count = False, 0
     try:
-        for opcode, _, position in pickletools.genops(head):
+        for opcode, _, _ in pickletools.genops(head):
             named |= opcode.name in _NAMING
-            if position > _LOOK_BYTES:
-                break
-    except ValueError as error:
-        # Cut off at the end of what was looked at, after opcodes that made sense.
-        return named and len(head) > _LOOK_BYTES and "STOP" in str(error)
+            count += 1
+    except ValueError:
+        return named and count >= _MANY_OPCODES
     return named
 
 
-_LOOK_BYTES = 256
+_MANY_OPCODES = 256
 _NAMING = {"GLOBAL", "STACK_GLOBAL", "INST"}
 SAVE_AGAIN = "Save the tensors alone, best as safetensors: nothing else is read from a pickle."
 
@@ -230,7 +228,7 @@ class _Machine:
         target.update(map(_key, values))
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> object:
     # Only scalars: the hash of nested tuples can be made to take for ever.
     if type(value) not in (str, int, float, bool, bytes, type(None)):
         raise TypeError("a key that is no text or number")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -45,19 +46,21 @@ class Storage:
     load: Callable[[], bytes | memoryview]
 
 
-def strided(
-    storage: Storage,
-    dtype: DType,
-    offset: int,
-    shape: tuple[int, ...],
-    stride: tuple[int, ...],
-    where: str,
-) -> LazyTensor:
-    """A view of ``storage``, in elements of ``dtype``.
+class View(NamedTuple):
+    """Where a tensor's elements are: offset, shape and strides, in elements."""
+
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def strided(storage: Storage, dtype: DType, view: View, where: str) -> LazyTensor:
+    """``view`` of ``storage``, in elements of ``dtype``.
 
     Raises:
         FormatError: ``bad_shape`` or ``out_of_bounds``: it reaches outside of the storage.
     """
+    offset, shape, stride = view
     count = check_shape(shape, where)
     if len(stride) != len(shape) or min((offset, *stride)) < 0:
         raise FormatError("shape and strides do not fit", where=where, code="bad_shape")

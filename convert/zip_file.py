@@ -193,7 +193,11 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size_bytes}
+        base: dict[int, int] = {
+            io.SEEK_SET: 0,
+            io.SEEK_CUR: self._position,
+            io.SEEK_END: self._source.size_bytes,
+        }
         position = base[whence] + offset
         if position < 0:
             raise OSError("seek before the beginning")
