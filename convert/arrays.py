@@ -198,12 +198,14 @@ def _blocks(flat: Bits) -> list[Bits]:
 def _widen(tensor: LazyTensor, target: np.dtype[Any]) -> npt.NDArray[Any]:
     raw = bits(tensor)
     if tensor.dtype is DType.BF16:
-        return (raw.astype("<u4") << 16).view("<f4").astype(target, copy=False)
-    if tensor.dtype in _FLOAT8:
-        return _FLOAT8[tensor.dtype].astype(target)[raw]
-    values = raw.view(_NUMPY[tensor.dtype])
-    with np.errstate(over="ignore"):
-        wide = values.astype(target)
+        values = (raw.astype("<u4") << 16).view("<f4")
+    elif tensor.dtype in _FLOAT8:
+        values = _FLOAT8[tensor.dtype][raw]
+    else:
+        values = raw.view(_NUMPY[tensor.dtype])
+    # A signalling NaN makes the cast warn; whether values are finite is asked elsewhere.
+    with np.errstate(all="ignore"):
+        wide = values.astype(target, copy=False)
     if values.dtype.kind in "iu" and not _same_integers(values, wide):
         raise FormatError(f"an integer that {target} cannot hold", where=tensor.source)
     return wide

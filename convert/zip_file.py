@@ -144,7 +144,8 @@ def _data_start(source: ByteSource, entry: zipfile.ZipInfo) -> int:
     begin = entry.header_offset
     end = begin + _LOCAL.size
     header = _LOCAL.unpack(source.read(begin, end))
-    signature, method, name_bytes, extra_bytes = header[0], header[3], header[9], header[10]
+    signature, method = header[0], header[3]
+    name_bytes, extra_bytes = int(header[9]), int(header[10])
     name = bytes(source.read(end, end + name_bytes))
     same_name = name in (
         _encoded(entry.orig_filename, "utf-8"),
