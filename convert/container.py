@@ -75,11 +75,16 @@ def _by_magic(source: ByteSource, head: bytes) -> TensorFile | None:
         return _open_archive(source)
     if head[:1] == b"\x80" and head[1:2] in _PICKLE_PROTOCOLS:
         return open_pickle(source)
-    if _is_safetensors(source, head):
+    # The length's upper half is zero in a real file and text in a JSON file.
+    if head[8:9] == b"{" and head[4:8] == bytes(4):
         return open_safetensors(source)
     # Before protocol 2 a pickle had no magic: it is told by being one to its end.
     start = bytes(source.read(0, min(_LOOK_BYTES, source.size_bytes)))
-    return open_pickle(source) if looks_like_pickle(start) else None
+    if looks_like_pickle(start):
+        return open_pickle(source)
+    # Not by its content: its reader says best what is wrong with it.
+    claimed = PurePosixPath(source.name).suffix.lower() == ".safetensors"
+    return open_safetensors(source) if claimed else None
 
 
 def _open_archive(source: ByteSource) -> TensorFile | None:
@@ -89,10 +94,3 @@ def _open_archive(source: ByteSource) -> TensorFile | None:
     if entries and all(name.endswith(".npy") for name in entries):
         return open_npz(source, entries)
     return None
-
-
-def _is_safetensors(source: ByteSource, head: bytes) -> bool:
-    # The length's upper half is zero in a real file and text in a JSON file.
-    if head[8:9] == b"{" and head[4:8] == bytes(4):
-        return True
-    return PurePosixPath(source.name).suffix.lower() == ".safetensors"
