@@ -215,6 +215,8 @@ def _lazy(source: ByteSource, tensor: _Tensor, body_start: int) -> LazyTensor:
     def load() -> memoryview:
         """Block of 32: float16 scale ``d``, int8 ``q``; value ``d·q`` (ggml, block_q8_0)."""
         blocks = np.frombuffer(stored(), dtype=[("d", "<f2"), ("q", "i1", (_Q8_ELEMENTS,))])
-        return content(blocks["d"].astype("<f4")[:, None] * blocks["q"].astype("<f4"))
+        # A scale may be infinite or NaN; whether values are finite is asked elsewhere.
+        with np.errstate(all="ignore"):
+            return content(blocks["d"].astype("<f4")[:, None] * blocks["q"].astype("<f4"))
 
     return LazyTensor(dtype=DType.F32, shape=tensor.shape, source=where, load=load)

@@ -13,14 +13,16 @@ Opcodes are described in the standard library's ``pickletools``.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, cast
 
 from adaptrix.convert.limits import printable
 from adaptrix.schema.errors import FormatError, PolicyRefused
 
-MAX_OPCODES = 4_000_000
+MAX_OPCODES = 2_500_000
 _MAX_INTEGER_BITS = 128
 _IMPORTED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
@@ -84,21 +86,14 @@ def unpickle(stream: IO[bytes] | Readable, builder: Builder, where: str) -> obje
         PolicyRefused: ``unsafe_pickle``: it wants to build more than plain containers.
     """
     machine = _Machine(builder, where)
-    count = 0
     try:
-        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
-            count += 1
-            if count > MAX_OPCODES:
-                raise PolicyRefused("too many pickle opcodes", where=where, code="limit")
-            action = _ACTIONS.get(opcode.name)
-            if action is None:
-                raise PolicyRefused(
-                    f"pickle opcode {opcode.name} builds objects",
-                    where=where,
-                    code="unsafe_pickle",
-                    hint=SAVE_AGAIN,
-                )
-            action(machine, argument)
+        with _quietly():
+            for count, (opcode, argument, _) in enumerate(
+                pickletools.genops(cast(IO[bytes], stream))
+            ):
+                if count == MAX_OPCODES:
+                    raise PolicyRefused("too many pickle opcodes", where=where, code="limit")
+                machine.step(opcode.name, argument)
         return machine.result()
     # IndexError: a pop from an empty stack; KeyError: an unknown memo entry.
     except (ValueError, LookupError, TypeError, EOFError, OverflowError) as error:
@@ -118,12 +113,21 @@ def looks_like_pickle(head: bytes) -> bool:
     """
     named, count = False, 0
     try:
-        for opcode, _, _ in pickletools.genops(head):
-            named |= opcode.name in _NAMING
-            count += 1
+        with _quietly():
+            for opcode, _, _ in pickletools.genops(head):
+                named |= opcode.name in _NAMING
+                count += 1
     except ValueError:
         return named and count >= _MANY_OPCODES
     return named
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    # pickletools decodes escapes in old strings, and Python warns of unknown ones.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 _MANY_OPCODES = 256
@@ -140,6 +144,17 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+
+    def step(self, opcode: str, argument: object) -> None:
+        action = _ACTIONS.get(opcode)
+        if action is None:
+            raise PolicyRefused(
+                f"pickle opcode {opcode} builds objects",
+                where=self.where,
+                code="unsafe_pickle",
+                hint=SAVE_AGAIN,
+            )
+        action(self, argument)
 
     def result(self) -> object:
         (value,) = self.stack

@@ -102,7 +102,7 @@ def open_zip(source: ByteSource) -> dict[str, ZipEntry]:
     entries: dict[str, ZipEntry] = {}
     spans: list[tuple[int, int]] = []
     for entry in found:
-        if entry.is_dir():
+        if entry.filename.endswith("/"):
             continue
         if entry.filename in entries:
             raise _bad(source, f"{printable(entry.filename[:80])!r} stands twice in the archive")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptrix.convert.arrays import from_array
+from adaptrix.convert.arrays import from_array, is_finite
 from adaptrix.convert.container import open_container
 from adaptrix.convert.gguf_file import DEQUANTIZED, gguf_bytes, open_gguf
 from adaptrix.convert.source import MemorySource
@@ -105,6 +105,12 @@ def test_q8_0_is_widened_as_the_package_widens_it(tmp_path):
     assert file.tensors["q"].dtype is DType.F32
     assert file.tensors["q"].shape == (5, 96)
     assert bytes(file.tensors["q"].load()) == expected.astype(np.float32).tobytes()
+
+
+def test_q8_0_with_an_infinite_scale_is_read_and_not_finite():
+    body = struct.pack("<H32b", 0x7C00, *range(32)) + bytes(30)
+    file = read(made((tensor(shape=(32,), kind=8),), body=body))
+    assert not is_finite(file.tensors["t"])
 
 
 def test_other_quantised_types_are_refused_by_name(tmp_path):

@@ -273,6 +273,7 @@ BROKEN = {
     "persistent number": b"\x80\x02K\x01Q.",
     "complex": b"\x80\x02ctorch\nComplexFloatStorage\n.",
     "trailing": b"\x80\x02}.}",
+    "unknown escape": b"\x80\x02S'\\q'\n.",
     "set of lists": b"\x80\x04\x8f(]\x90.",
     "bad encoding": b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
 }
@@ -527,3 +528,16 @@ def test_crc_of_the_archive_is_the_usual_one():
     with zipfile.ZipFile(io.BytesIO(content)) as opened:
         entry = next(e for e in opened.infolist() if e.filename.endswith("data/0"))
         assert zlib.crc32(opened.read(entry)) == entry.CRC
+
+
+def test_an_archive_with_a_nameless_entry_is_refused():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as new:
+        new.writestr("x", b"1")
+    nameless = out.getvalue()
+    start = nameless.rindex(b"PK\x01\x02")
+    nameless = (
+        nameless[: start + 28] + b"\0\0" + nameless[start + 30 : start + 46]
+        + nameless[start + 47 : -10] + struct.pack("<I", 46) + nameless[-6:]
+    )  # fmt: skip
+    assert refusal(nameless).code == "bad_zip"
