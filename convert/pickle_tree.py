@@ -11,7 +11,7 @@ from adaptrix.schema.errors import FormatError, PolicyRefused
 from adaptrix.schema.tensor import DType, LazyTensor
 
 MAX_DEPTH = 32
-MAX_NODES = 1_000_000
+MAX_NODES = 300_000
 
 
 def flatten(root: object, where: str) -> tuple[dict[str, LazyTensor], dict[str, Json]]:

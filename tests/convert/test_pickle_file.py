@@ -541,3 +541,78 @@ def test_an_archive_with_a_nameless_entry_is_refused():
         + nameless[start + 47 : -10] + struct.pack("<I", 46) + nameless[-6:]
     )  # fmt: skip
     assert refusal(nameless).code == "bad_zip"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_attributes_of_tensors_and_parameters_are_dropped(layout):
+    tensor, parameter = torch.arange(3.0), torch.nn.Parameter(torch.arange(4.0))
+    tensor.note = parameter.note = "kept by nobody"
+    file = read(saved({"t": tensor, "p": parameter}, layout))
+    same(file.tensors["t"], tensor)
+    same(file.tensors["p"], parameter)
+
+
+def stream(root, storages):
+    """torch's old stream by hand: ``root`` is a pickle, storages are floats by key."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    parts = [0x1950A86A20F9469CFC6C, 1001, system]
+    content = b"".join(pickle.dumps(part, protocol=2) for part in parts)
+    content += root + pickle.dumps(list(storages), protocol=2)
+    for values in storages.values():
+        content += struct.pack(f"<q{len(values)}f", len(values), *values)
+    return content
+
+
+def viewed(storage, function="_rebuild_tensor", rest=b""):
+    """A list of one tensor of two elements over a persistent id."""
+    return (
+        b"\x80\x02](ctorch._utils\n" + function.encode() + b"\n(" + storage
+        + b"K\x00K\x02\x85K\x01\x85" + rest + b"tRe."
+    )  # fmt: skip
+
+
+def persistent(view=b"N"):
+    return (
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+        b"X\x03\x00\x00\x00cpuK\x03" + view + b"tQ"
+    )
+
+
+def test_a_view_of_a_storage_as_the_oldest_files_have_it():
+    whole = stream(viewed(persistent()), {"0": (1, 2, 3)})
+    assert bytes(read(whole).tensors["0"].load()) == struct.pack("<2f", 1, 2)
+    later = stream(viewed(persistent(b"(X\x01\x00\x00\x001K\x01K\x02t")), {"0": (1, 2, 3)})
+    assert bytes(read(later).tensors["0"].load()) == struct.pack("<2f", 2, 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        stream(viewed(persistent(b"(X\x01\x00\x00\x001K\x02K\x02t")), {"0": (1, 2, 3)}),
+        stream(viewed(persistent(b"K\x01")), {"0": (1, 2, 3)}),
+        stream(viewed(persistent()), {"0": (1, 2)}),
+        stream(viewed(persistent()), {"1": (1, 2, 3)}),
+        stream(viewed(persistent()), {"0": (1, 2, 3), "1": (1,)}),
+        stream(viewed(persistent()), {"0": (1, 2, 3)}) + b"x",
+        stream(viewed(b"N"), {}),
+        stream(viewed(persistent(), "_rebuild_tensor_v2", b"\x89K\x01"), {"0": (1, 2, 3)}),
+        stream(viewed(persistent(), "_rebuild_tensor_v2", b"\x89N}X\x03\x00\x00\x00neg\x88s"),
+               {"0": (1, 2, 3)}),
+        stream(viewed(persistent(), "_rebuild_parameter"), {"0": (1, 2, 3)}),
+        stream(viewed(persistent(), "_rebuild_tensor_v3"), {"0": (1, 2, 3)}),
+    ],
+)  # fmt: skip
+def test_a_stream_whose_parts_do_not_fit_is_refused(content):
+    assert isinstance(refusal(content), FormatError)
+
+
+def test_tensors_without_values_are_refused():
+    with torch.device("meta"):
+        meta = torch.nn.Linear(2, 2)
+    assert isinstance(refusal(saved(meta.state_dict())), FormatError | PolicyRefused)
+
+
+def test_types_that_are_not_supported_are_named():
+    assert "ComplexFloatStorage" in refusal(saved({"a": torch.ones(2) * 1j})).message
+    sparse = torch.eye(3).to_sparse()
+    assert "_rebuild_sparse_tensor" in refusal(saved({"a": sparse})).message
