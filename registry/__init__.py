@@ -1,1 +1,1 @@
-"""Room: registry."""
+"""The verbs: pull, inspect, convert, compose, look around, manage."""

@@ -93,6 +93,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "The adapter was trained on a modified base. Provide the initial adapter or that base."
     ),
     "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
+    "claim_broken": _fail("The version is damaged: pull it again, or adaptrix fsck --repair."),
     "update_lost": _fail("The update is lost in rounding: use --mode attached or --dtype float32."),
     # Could not be decided.
     "zero_update": ProblemCode(

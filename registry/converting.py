@@ -1,0 +1,96 @@
+"""Convert: a source or a stored version, written in another format."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from adaptrix.convert.reading import refusal
+from adaptrix.convert.writing import WrittenFile, write_adapter
+from adaptrix.registry.pulling import PullRequest, read_source
+from adaptrix.registry.reports import ConvertReport
+from adaptrix.registry.settings import Settings
+from adaptrix.schema.errors import AccessDenied, StoreError, UsageError
+from adaptrix.schema.report import Fidelity
+from adaptrix.store.home import Home
+
+
+def convert(
+    existing_home: Callable[[], Home | None],
+    settings: Settings,
+    request: PullRequest,
+    *,
+    to: str,
+    output: Path,
+    dry_run: bool,
+) -> ConvertReport:
+    """See :meth:`Registry.convert`.
+
+    The files appear together: they are written beside ``output`` and moved there last.
+
+    Raises:
+        UsageError: ``output`` exists and is not empty.
+        AdaptrixError: the source cannot be read, or the format cannot hold it.
+    """
+    reading, _ = read_source(existing_home, settings, request)
+    if reading.adapter is None:
+        raise refusal(reading)
+    written = write_adapter(reading.adapter, to)
+    single = len(written.files) == 1 and bool(output.suffix) and not output.is_dir()
+    if not dry_run:
+        with _reported(output):
+            _write(written.files, output, single=single)
+    source = reading.inspection
+    lossless = source.fidelity is Fidelity.EXACT
+    return ConvertReport(
+        path=str(output),
+        format=to,
+        source_format=source.format.name,
+        fidelity=written.fidelity if lossless else source.fidelity,
+        max_abs_error=written.max_abs_error,
+        tensors=written.tensors,
+        bytes=sum(file.size_bytes for file in written.files),
+        files=tuple(file.path for file in written.files),
+        verdict=source.verdict,
+        problems=source.problems,
+    )
+
+
+def _write(files: tuple[WrittenFile, ...], output: Path, *, single: bool) -> None:
+    if single:
+        if output.exists():
+            raise UsageError("the file is there already", where=str(output))
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError("expected a new or empty folder", where=str(output))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        for file in files:
+            path = staging / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as sink:
+                for chunk in file.chunks():
+                    sink.write(chunk)
+                sink.flush()
+                os.fsync(sink.fileno())
+        if single:
+            (staging / files[0].path).rename(output)
+        else:
+            staging.chmod(0o755)
+            staging.replace(output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _reported(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise AccessDenied("may not be written", where=str(output)) from error
+    except OSError as error:
+        raise StoreError(error.strerror or "cannot be written", where=str(output)) from error

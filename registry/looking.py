@@ -1,0 +1,151 @@
+"""Looking around: nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
+from adaptrix.convert.source import AdapterFiles, FileSource
+from adaptrix.registry.reports import LogRow, MoveRow, Row, ShowReport, StoredAdapter
+from adaptrix.registry.resolve import resolve, target
+from adaptrix.schema import media_types
+from adaptrix.schema.adapter import Adapter
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.errors import IntegrityError
+from adaptrix.store.entries import Listing
+from adaptrix.store.home import Home
+
+CARD_PATH = "README.md"
+
+
+def version_files(home: Home, digest: Digest, label: str) -> AdapterFiles:
+    """The files of a version, as a reader sees them.
+
+    Raises:
+        IntegrityError: a file of the version is missing.
+    """
+    files = {}
+    for layer in home.manifest(digest).layers:
+        name = layer.annotations[media_types.FILEPATH]
+        path = home.blobs.path(layer.digest)
+        if path is None:
+            raise IntegrityError(f"blob {layer.digest} is missing", where=f"{label}:{name}")
+        files[name] = FileSource(path, name)
+    return AdapterFiles(location=label, files=files)
+
+
+def open_version(home: Home, text: str) -> StoredAdapter:
+    """A stored version in canonical form.
+
+    Raises:
+        NotFound: no such version.
+        AdaptrixError: its files are not what the manifest says.
+    """
+    reference, digest = resolve(home, text)
+    manifest = home.manifest(digest)
+    return StoredAdapter(
+        reference=reference,
+        digest=digest,
+        manifest=manifest,
+        adapter=_adapter(home, digest, reference, family=manifest.record.family),
+    )
+
+
+def _adapter(home: Home, digest: Digest, reference: str, *, family: str) -> Adapter:
+    options = ReadOptions(check_values=False, family=family or None)
+    reading = read_adapter(version_files(home, digest, reference), options)
+    if reading.adapter is None:
+        raise refusal(reading)
+    return reading.adapter
+
+
+def ls(home: Home, pattern: str | None) -> tuple[Row, ...]:
+    """See :meth:`Registry.ls`."""
+    return _rows(home.index.adapters(pattern))
+
+
+def search(home: Home, query: str) -> tuple[Row, ...]:
+    """See :meth:`Registry.search`."""
+    return _rows(home.index.search(query))
+
+
+def _rows(listings: Iterable[Listing]) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            reference=str(entry.reference),
+            digest=entry.version.digest,
+            family=entry.version.family or "unknown",
+            format=entry.version.format,
+            method=entry.version.method,
+            ranks=entry.version.ranks,
+            modules=entry.version.modules,
+            parameters=entry.version.parameters,
+            bytes=entry.version.size_bytes,
+            base=entry.version.base,
+            verdict=entry.version.verdict,
+            domain=entry.version.domain,
+            description=entry.version.description,
+            license=entry.version.license,
+        )
+        for entry in listings
+    )
+
+
+def show(home: Home, text: str) -> ShowReport:
+    """See :meth:`Registry.show`."""
+    reference, digest = resolve(home, text)
+    manifest = home.manifest(digest)
+    card = next(
+        (
+            home.blobs.read(layer.digest).decode("utf-8", errors="replace")
+            for layer in manifest.layers
+            if layer.annotations.get(media_types.FILEPATH) == CARD_PATH
+        ),
+        "",
+    )
+    return ShowReport(reference=reference, digest=digest, manifest=manifest, card=card)
+
+
+def log(home: Home, text: str) -> tuple[LogRow, ...]:
+    """See :meth:`Registry.log`."""
+    reference, digest = resolve(home, text)
+    return tuple(_ancestry(home, digest, reference))
+
+
+def _ancestry(home: Home, tip: Digest, reference: str) -> Iterator[LogRow]:
+    """Breadth first, each version once."""
+    queue = [(tip, reference, "tip", 0, None)]
+    seen: set[Digest] = set()
+    while queue:
+        digest, name, role, depth, weight = queue.pop(0)
+        if digest in seen or not home.blobs.has(digest):
+            continue
+        seen.add(digest)
+        record = home.manifest(digest).record
+        source = record.source
+        place = f"hf:{source.repository}@{source.commit[:12]}" if source.commit else source.kind
+        yield LogRow(
+            digest=digest,
+            name=name,
+            role=role,
+            depth=depth,
+            weight=weight,
+            source=place,
+            description=record.description,
+        )
+        queue += [(p.digest, p.name, p.role, depth + 1, p.weight) for p in record.parents]
+
+
+def reflog(home: Home, text: str) -> tuple[MoveRow, ...]:
+    """See :meth:`Registry.reflog`."""
+    name, tag = target(text)
+    return tuple(
+        MoveRow(
+            reference=f"{name}:{tag}",
+            old=entry.old,
+            new=entry.new,
+            reason=entry.reason,
+            time=entry.time.isoformat(),
+        )
+        for entry in home.references.log(name, tag)
+    )

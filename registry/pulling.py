@@ -1,0 +1,312 @@
+"""Pull and inspect: source → recognised → canonical → stored, each step checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adaptrix.convert.reading import Reading, ReadOptions, read_adapter, refusal
+from adaptrix.registry.card import read_card
+from adaptrix.registry.reports import PullReport
+from adaptrix.registry.resolve import default_name, resolve, target
+from adaptrix.registry.settings import Settings
+from adaptrix.registry.sources import (
+    OpenedSource,
+    local_record,
+    locate,
+    open_local,
+    require_online,
+)
+from adaptrix.registry.writing import Provenance, same_content, store_version
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.errors import FormatError, InvalidReference, NotFound
+from adaptrix.schema.manifest import Manifest
+from adaptrix.schema.record import AdapterRecord, ConversionRecord, ParentRecord, SourceRecord
+from adaptrix.schema.reference import HubSource, PathSource
+from adaptrix.schema.report import Inspection
+from adaptrix.schema.version import VERSION
+from adaptrix.store.home import Home
+
+if TYPE_CHECKING:
+    from adaptrix.hub.remote import Progress
+
+MAX_CONFIG_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullRequest:
+    """What was asked for; see :meth:`Registry.pull`."""
+
+    source: str
+    name: str | None = None
+    revision: str | None = None
+    base: str | None = None
+    alpha: float | None = None
+    source_layout: str | None = None
+    description: str = ""
+    capabilities: tuple[str, ...] = ()
+    domain: str = ""
+    training_data: str = ""
+    license: str = ""
+    dry_run: bool = False
+
+
+def read_options(request: PullRequest) -> ReadOptions:
+    """How to read, from what was asked.
+
+    Raises:
+        NotFound, FormatError: ``--base`` is a path without a readable ``config.json``.
+    """
+    config, name = None, request.base
+    if request.base is not None:
+        path = _base_config_path(request.base)
+        if path is not None:
+            config = _read_json(path)
+    return ReadOptions(
+        alpha=request.alpha,
+        source_layout=request.source_layout,
+        base_config=config,
+        base_name=name,
+    )
+
+
+def _base_config_path(base: str) -> Path | None:
+    from adaptrix.samples import BASE_DIR, BASE_NAME  # noqa: PLC0415
+
+    if base in {BASE_NAME, "sample"}:
+        return BASE_DIR / "config.json"
+    path = Path(base).expanduser()
+    if path.is_dir():
+        path /= "config.json"
+    if path.is_file():
+        return path
+    if base.startswith((".", "/", "~")) or base.endswith(".json"):
+        raise NotFound("no config.json of a base model there", where=base)
+    return None
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise FormatError("too large for a configuration", where=str(path))
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"not JSON: {error}", where=str(path)) from error
+    if not isinstance(document, dict):
+        raise FormatError("expected an object", where=str(path))
+    return document
+
+
+def pull(
+    home: Home, settings: Settings, request: PullRequest, progress: Progress | None
+) -> PullReport:
+    """See :meth:`Registry.pull`."""
+    if request.name is not None:
+        target(request.name)
+    located = locate(request.source, request.revision)
+    with home.lease():
+        if isinstance(located, PathSource):
+            opened = open_local(located)
+            return _ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
+        return _pull_hub(home, settings, request, located, progress)
+
+
+def _pull_hub(
+    home: Home,
+    settings: Settings,
+    request: PullRequest,
+    source: HubSource,
+    progress: Progress | None,
+) -> PullReport:
+    from adaptrix.registry.hubbing import fetch_snapshot, open_remote  # noqa: PLC0415
+
+    require_online(settings.offline, str(source))
+    remote, snapshot = open_remote(source)
+    name, tag = _names(request)
+    current = home.references.get(name, tag)
+    if current is not None and not request.dry_run:
+        manifest = home.manifest(current)
+        same = manifest.record.source
+        if (same.repository, same.commit) == (snapshot.repository, snapshot.commit):
+            unchanged = _with_answers(manifest.record, request)
+            if same_content(unchanged, manifest.record) and _same_question(manifest, request):
+                return _report(
+                    f"{name}:{tag}", current, manifest, "unchanged", str(source), fetched=0
+                )
+    fetched = fetch_snapshot(home, remote, snapshot, label=str(source), progress=progress)
+    return _ingest(home, request, fetched.opened, lambda: fetched.record, fetched.fetched_bytes)
+
+
+def _same_question(manifest: Manifest, request: PullRequest) -> bool:
+    """Whether flags that change how the source is read were left out."""
+    return request.alpha is None and request.source_layout is None and request.base is None
+
+
+def _ingest(
+    home: Home,
+    request: PullRequest,
+    opened: OpenedSource,
+    source_record: Callable[[], SourceRecord],
+    fetched_bytes: int,
+) -> PullReport:
+    reading = read_adapter(opened.files, read_options(request))
+    if reading.adapter is None:
+        raise refusal(reading)
+    name, tag = _names(request)
+    if request.dry_run:
+        return _planned(f"{name}:{tag}", reading.inspection, opened.label)
+    card = read_card(opened.files)
+    current = home.references.get(name, tag)
+    previous = home.manifest(current) if current is not None else None
+    provenance = Provenance(
+        source=source_record(),
+        conversion=_conversion(reading.inspection),
+        description=request.description or card.description,
+        domain=request.domain,
+        capabilities=request.capabilities,
+        training_data=request.training_data or card.training_data,
+        license=request.license or card.license,
+        card=card.text,
+    )
+    stored = store_version(home, reading.adapter, provenance, previous=previous, current=current)
+    if stored.changed:
+        reason = f"pull {opened.label if provenance.source.kind == 'hub' else 'a local path'}"
+        home.references.set(name, tag, stored.digest, expected=current, reason=reason)
+    status = "unchanged" if not stored.changed else ("updated" if current else "new")
+    report = _report(
+        f"{name}:{tag}", stored.digest, stored.manifest, status, opened.label, fetched_bytes
+    )
+    return replace(report, problems=reading.inspection.problems)
+
+
+def _names(request: PullRequest) -> tuple[str, str]:
+    return target(request.name) if request.name is not None else default_name(request.source)
+
+
+def _with_answers(record: AdapterRecord, request: PullRequest) -> AdapterRecord:
+    """``record`` as it would be with what the user says now; silence keeps what is there."""
+    return replace(
+        record,
+        description=request.description or record.description,
+        domain=request.domain or record.domain,
+        training_data=request.training_data or record.training_data,
+        license=request.license or record.license,
+        capabilities=request.capabilities or record.capabilities,
+    )
+
+
+def _conversion(inspection: Inspection) -> ConversionRecord:
+    return ConversionRecord(
+        format=inspection.format.name,
+        layout=inspection.architecture.layout,
+        method=inspection.format.method,
+        tool=f"adaptrix {VERSION}",
+        fidelity=inspection.fidelity,
+        verdict=inspection.verdict,
+        confidence=inspection.architecture.confidence,
+        evidence=(*inspection.format.evidence, *inspection.architecture.evidence),
+    )
+
+
+def _report(
+    reference: str, digest: Digest, manifest: Manifest, status: str, source: str, fetched: int
+) -> PullReport:
+    record, conversion = manifest.record, manifest.record.conversion
+    if conversion is None:
+        raise FormatError("a composed version has no conversion", where=reference)
+    return PullReport(
+        reference=reference,
+        digest=digest,
+        tensors_digest=record.tensors_digest,
+        bytes=sum(layer.size_bytes for layer in manifest.layers),
+        fetched_bytes=fetched,
+        changed=status != "unchanged",
+        status=status,
+        source=source,
+        format=conversion.format,
+        layout=conversion.layout,
+        architecture=record.family or "unknown",
+        confidence=conversion.confidence,
+        modules=len(record.modules),
+        fidelity=conversion.fidelity,
+        verdict=conversion.verdict,
+    )
+
+
+def _planned(reference: str, inspection: Inspection, source: str) -> PullReport:
+    return PullReport(
+        reference=reference,
+        digest=None,
+        tensors_digest=None,
+        bytes=inspection.bytes,
+        fetched_bytes=0,
+        changed=False,
+        status="planned",
+        source=source,
+        format=inspection.format.name,
+        layout=inspection.architecture.layout,
+        architecture=inspection.architecture.family,
+        confidence=inspection.architecture.confidence,
+        modules=len(inspection.modules),
+        fidelity=inspection.fidelity,
+        verdict=inspection.verdict,
+        problems=inspection.problems,
+    )
+
+
+def read_source(
+    existing_home: Callable[[], Home | None], settings: Settings, request: PullRequest
+) -> tuple[Reading, str]:
+    """Read a stored version, a path, or a remote source by ranged reads.
+
+    Raises:
+        NotFound: nothing of that name, here or there.
+    """
+    stored = _stored_files(existing_home, request.source)
+    if stored is not None:
+        return read_adapter(stored.files, read_options(request)), stored.label
+    located = locate(request.source, request.revision)
+    if isinstance(located, PathSource):
+        opened = open_local(located)
+        return read_adapter(opened.files, read_options(request)), opened.label
+    from adaptrix.registry.hubbing import open_remote, ranged  # noqa: PLC0415
+
+    require_online(settings.offline, str(located))
+    remote, snapshot = open_remote(located)
+    opened = ranged(remote, snapshot, label=str(located))
+    options = replace(read_options(request), check_values=False)
+    return read_adapter(opened.files, options), opened.label
+
+
+def inspect_source(
+    existing_home: Callable[[], Home | None], settings: Settings, request: PullRequest
+) -> Inspection:
+    """See :meth:`Registry.inspect`."""
+    reading, label = read_source(existing_home, settings, request)
+    return replace(reading.inspection, source=label)
+
+
+def _stored_files(existing_home: Callable[[], Home | None], text: str) -> OpenedSource | None:
+    if Path(text).expanduser().exists():
+        return None
+    home = existing_home()
+    if home is None:
+        return None
+    from adaptrix.registry.looking import version_files  # noqa: PLC0415
+
+    try:
+        reference, digest = resolve(home, text)
+    except (InvalidReference, NotFound):
+        return None
+    return OpenedSource(label=reference, files=version_files(home, digest, reference))
+
+
+def parent_of(current: Digest, previous: Manifest, source: SourceRecord) -> ParentRecord | None:
+    """The lineage edge to what the name pointed to, when it is the same upstream."""
+    before = previous.record.source
+    if (before.kind, before.repository) != (source.kind, source.repository):
+        return None
+    return ParentRecord(digest=current, role="pulled_over")

@@ -1,0 +1,86 @@
+"""Verify: every claim of a manifest, computed again from the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from adaptrix.convert.reading import Reading, ReadOptions, read_adapter
+from adaptrix.convert.writing import tensors_digest
+from adaptrix.registry.looking import version_files
+from adaptrix.registry.reports import VerifyReport
+from adaptrix.registry.resolve import resolve
+from adaptrix.schema.adapter import Adapter
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.errors import AdaptrixError
+from adaptrix.schema.manifest import Manifest
+from adaptrix.schema.record import AdapterRecord, module_records
+from adaptrix.schema.report import Problem, verdict_of
+from adaptrix.store.home import Home
+
+
+@dataclass(slots=True)
+class _Findings:
+    checks: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def require(self, claim: str, *, holds: bool, wanted: object, got: object) -> None:
+        """Note a claim and whether it holds."""
+        self.checks.append(claim)
+        if not holds:
+            self.problems.append(
+                Problem.of("claim_broken", f"expected {wanted}, got {got}", where=claim)
+            )
+
+
+def verify(home: Home, text: str, *, base: str | None) -> VerifyReport:
+    """See :meth:`Registry.verify`."""
+    from adaptrix.registry.pulling import PullRequest, read_options  # noqa: PLC0415
+
+    reference, digest = resolve(home, text)
+    manifest = home.manifest(digest)
+    found = _Findings()
+    _check_blobs(home, manifest, found)
+    if not found.problems:
+        options = ReadOptions(family=manifest.record.family or None)
+        if base is not None:
+            options = read_options(PullRequest(source=reference, base=base))
+        reading = read_adapter(version_files(home, digest, reference), options)
+        _check_reading(reading, manifest.record, found)
+    return VerifyReport(
+        reference=reference,
+        digest=digest,
+        verdict=verdict_of(found.problems),
+        checks=tuple(found.checks),
+        problems=tuple(found.problems),
+    )
+
+
+def _check_blobs(home: Home, manifest: Manifest, found: _Findings) -> None:
+    for layer in manifest.layers:
+        try:
+            got: object = Digest.of(home.blobs.read(layer.digest))
+        except AdaptrixError as error:
+            got = error
+        found.require(
+            f"file {layer.digest}", holds=got == layer.digest, wanted=layer.digest, got=got
+        )
+
+
+def _check_reading(reading: Reading, record: AdapterRecord, found: _Findings) -> None:
+    found.problems += reading.inspection.problems
+    if reading.adapter is None:
+        return
+    for claim, wanted, got in _claims(record, reading.adapter):
+        found.require(claim, holds=wanted == got, wanted=wanted, got=got)
+
+
+def _claims(record: AdapterRecord, adapter: Adapter) -> Iterator[tuple[str, object, object]]:
+    yield "tensors digest", record.tensors_digest, tensors_digest(adapter)
+    yield "parameters", record.parameters, adapter.parameter_count
+    yield "modules", len(record.modules), len(adapter.modules)
+    for wanted, got in zip(record.modules, module_records(adapter), strict=False):
+        shapes = (wanted.path, wanted.in_features, wanted.out_features, wanted.rank)
+        again = (got.path, got.in_features, got.out_features, got.rank)
+        yield f"{wanted.path} shape", shapes, again
+        yield f"{wanted.path} scale", wanted.scale, got.scale

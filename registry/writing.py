@@ -1,0 +1,157 @@
+"""From a canonical adapter to a version in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adaptrix.convert.writing import tensors_digest, write_adapter
+from adaptrix.schema import media_types
+from adaptrix.schema.adapter import Adapter
+from adaptrix.schema.descriptor import Descriptor
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.manifest import Manifest, file_descriptor
+from adaptrix.schema.record import (
+    AdapterRecord,
+    BaseRecord,
+    ConversionRecord,
+    ParentRecord,
+    SourceRecord,
+    module_records,
+)
+from adaptrix.store.home import Home
+
+CARD_PATH = "README.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What a version says of itself beyond its tensors."""
+
+    source: SourceRecord
+    conversion: ConversionRecord | None = None
+    recipe: Mapping[str, Any] | None = None
+    parents: tuple[ParentRecord, ...] = ()
+    description: str = ""
+    domain: str = ""
+    training_data: str = ""
+    license: str = ""
+    capabilities: tuple[str, ...] = ()
+    card: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVersion:
+    """A version that is in the store now.
+
+    Attributes:
+        changed: False when it was the current one already.
+    """
+
+    digest: Digest
+    manifest: Manifest
+    changed: bool
+
+
+def store_version(
+    home: Home,
+    adapter: Adapter,
+    provenance: Provenance,
+    *,
+    previous: Manifest | None,
+    current: Digest | None,
+) -> StoredVersion:
+    """Write the canonical files and the manifest; the name is moved by the caller.
+
+    Args:
+        home: The store.
+        adapter: What to store.
+        provenance: What it says of itself; empty fields are taken from ``previous``.
+        previous: The version that the name points to now.
+        current: Its digest.
+    """
+    layers = _write_files(home, adapter, provenance.card)
+    record = _record(adapter, provenance)
+    if previous is not None and current is not None:
+        record = _inherit(record, previous.record)
+        if same_content(record, previous.record) and layers == previous.layers:
+            return StoredVersion(digest=current, manifest=previous, changed=False)
+        record = _with_parent(record, previous.record, current)
+    manifest = Manifest(record=record, layers=layers)
+    return StoredVersion(digest=home.add_version(manifest), manifest=manifest, changed=True)
+
+
+def same_content(one: AdapterRecord, other: AdapterRecord) -> bool:
+    """Whether two records say the same of the same files, lineage and commit aside."""
+    return _without_history(one) == _without_history(other)
+
+
+def _without_history(record: AdapterRecord) -> AdapterRecord:
+    parents = tuple(parent for parent in record.parents if parent.role != "pulled_over")
+    # A new commit that leaves every file of the adapter as it was is no new version.
+    return replace(record, parents=parents, source=replace(record.source, commit=""))
+
+
+def _inherit(record: AdapterRecord, previous: AdapterRecord) -> AdapterRecord:
+    """What the user said before holds until it is said anew."""
+    if record.source.kind == "composed" or not _same_upstream(record, previous):
+        return record
+    return replace(
+        record,
+        description=record.description or previous.description,
+        domain=record.domain or previous.domain,
+        training_data=record.training_data or previous.training_data,
+        license=record.license or previous.license,
+        capabilities=record.capabilities or previous.capabilities,
+    )
+
+
+def _same_upstream(record: AdapterRecord, previous: AdapterRecord) -> bool:
+    one, other = record.source, previous.source
+    return (one.kind, one.repository) == (other.kind, other.repository)
+
+
+def _with_parent(record: AdapterRecord, previous: AdapterRecord, current: Digest) -> AdapterRecord:
+    if record.source.kind == "composed" or not _same_upstream(record, previous):
+        return record
+    parent = ParentRecord(digest=current, role="pulled_over")
+    return replace(record, parents=(parent, *record.parents))
+
+
+def _write_files(home: Home, adapter: Adapter, card: str) -> tuple[Descriptor, ...]:
+    layers = []
+    for file in write_adapter(adapter, "peft").files:
+        with home.blobs.writer(expected_size=file.size_bytes, media_type=file.media_type) as sink:
+            for chunk in file.chunks():
+                sink.write(chunk)
+        stored = sink.descriptor
+        layers.append(file_descriptor(file.path, file.media_type, stored.digest, stored.size_bytes))
+    if card:
+        data = card.encode()
+        digest = home.blobs.put(data)
+        layers.append(file_descriptor(CARD_PATH, media_types.DOC_RAW, digest, len(data)))
+    return tuple(sorted(layers, key=lambda layer: layer.annotations[media_types.FILEPATH]))
+
+
+def _record(adapter: Adapter, provenance: Provenance) -> AdapterRecord:
+    tensors = adapter.tensors().values()
+    return AdapterRecord(
+        tensors_digest=tensors_digest(adapter),
+        family=adapter.family,
+        method=adapter.method,
+        parameters=adapter.parameter_count,
+        dtypes=tuple(sorted({tensor.dtype.long_name for tensor in tensors})),
+        modules=module_records(adapter),
+        base=BaseRecord(name=adapter.base_name, revision=adapter.base_revision),
+        source=provenance.source,
+        conversion=provenance.conversion,
+        recipe=provenance.recipe,
+        parents=provenance.parents,
+        description=provenance.description,
+        domain=provenance.domain,
+        training_data=provenance.training_data,
+        license=provenance.license,
+        capabilities=provenance.capabilities,
+        replaced=tuple(item.parameter for item in adapter.replacements),
+    )
