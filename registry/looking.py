@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
+
 from adaptrix.convert.source import AdapterFiles, FileSource
 from adaptrix.registry.reports import LogRow, MoveRow, Row, ShowReport, StoredAdapter
 from adaptrix.registry.resolve import resolve, target

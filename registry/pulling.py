@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter, refusal
+
 from adaptrix.registry.card import read_card
 from adaptrix.registry.reports import PullReport
 from adaptrix.registry.resolve import default_name, resolve, target

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter
 from adaptrix.convert.writing import tensors_digest
+
 from adaptrix.registry.looking import version_files
 from adaptrix.registry.reports import VerifyReport
 from adaptrix.registry.resolve import resolve

@@ -53,21 +53,22 @@ class AdapterSettings:
 
 
 SETTINGS = {
-    "math": AdapterSettings(targets=("q_proj", "v_proj", "fc1", "fc2"), rank=8, alpha=16),
+    "math": AdapterSettings(targets=("q_proj", "v_proj", "fc1", "fc2"), rank=8, alpha=16, steps=500),
     "instruct": AdapterSettings(
-        targets=("Wqkv", "out_proj", "fc1", "fc2"), rank=8, alpha=16, legacy=True
+        targets=("Wqkv", "out_proj", "fc1", "fc2"), rank=8, alpha=16, legacy=True, steps=700
     ),
     "news": AdapterSettings(
         targets=("q_proj", "k_proj", "v_proj", "dense"),
         rank=8,
         alpha=8,
+        steps=600,
         options={
             "use_rslora": True,
             "rank_pattern": {"v_proj": 16, "model.layers.0.self_attn.q_proj": 4},
             "alpha_pattern": {"dense": 12, "model.layers.0.self_attn.q_proj": 6},
         },
     ),
-    "code": AdapterSettings(targets=("q_proj", "k_proj", "v_proj"), rank=4, alpha=8),
+    "code": AdapterSettings(targets=("q_proj", "k_proj", "v_proj"), rank=4, alpha=8, steps=700),
     "qa": AdapterSettings(
         targets=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"), rank=8, alpha=16
     ),

@@ -10,7 +10,16 @@ import random
 from collections.abc import Callable, Iterator
 
 from adaptrix.samples.tasks import (
-    COLOURS, DAYS, DEEDS, EVENTS, JOBS, NAMES, OBJECTS, PLACES, THINGS, WORDS,
+    COLOURS,
+    DAYS,
+    DEEDS,
+    EVENTS,
+    JOBS,
+    NAMES,
+    OBJECTS,
+    PLACES,
+    THINGS,
+    WORDS,
 )  # fmt: skip
 
 ALL_WORDS = tuple(sorted({*WORDS, *NAMES, *OBJECTS, *PLACES, *DAYS, *EVENTS, *DEEDS, *JOBS}))

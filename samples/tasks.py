@@ -15,18 +15,51 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptrix.samples import SAMPLES_DIR
+from adaptrix.samples.evaluator import compile_function
 
-NAMES = tuple(
-    "tom ann bob eve sam kim leo mia max zoe dan amy ben ivy jon liz ned sue ted una".split()
+NAMES = (
+    "tom",
+    "ann",
+    "bob",
+    "eve",
+    "sam",
+    "kim",
+    "leo",
+    "mia",
+    "max",
+    "zoe",
+    "dan",
+    "amy",
+    "ben",
+    "ivy",
+    "jon",
+    "liz",
+    "ned",
+    "sue",
+    "ted",
+    "una",
 )
-OBJECTS = tuple("apples books coins eggs cards stamps shells pens nuts cups".split())
-PLACES = tuple("rome paris oslo cairo lima delhi tokyo berlin madrid vienna dublin athens".split())
-DAYS = tuple("monday tuesday wednesday thursday friday saturday sunday".split())
-EVENTS = tuple("race vote match prize trial debate auction contest".split())
-DEEDS = tuple("wins loses opens joins leaves plans".split())
-COLOURS = tuple("red blue green black white pink brown gold".split())
-THINGS = tuple("box hat cat dog car cup bag lamp ring kite boat door".split())
-JOBS = tuple("baker pilot nurse judge farmer singer tailor miner".split())
+OBJECTS = ("apples", "books", "coins", "eggs", "cards", "stamps", "shells", "pens", "nuts", "cups")
+PLACES = (
+    "rome",
+    "paris",
+    "oslo",
+    "cairo",
+    "lima",
+    "delhi",
+    "tokyo",
+    "berlin",
+    "madrid",
+    "vienna",
+    "dublin",
+    "athens",
+)
+DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+EVENTS = ("race", "vote", "match", "prize", "trial", "debate", "auction", "contest")
+DEEDS = ("wins", "loses", "opens", "joins", "leaves", "plans")
+COLOURS = ("red", "blue", "green", "black", "white", "pink", "brown", "gold")
+THINGS = ("box", "hat", "cat", "dog", "car", "cup", "bag", "lamp", "ring", "kite", "boat", "door")
+JOBS = ("baker", "pilot", "nurse", "judge", "farmer", "singer", "tailor", "miner")
 WORDS = COLOURS + THINGS + PLACES[:6] + JOBS
 TASKS = ("math", "instruct", "news", "code", "qa")
 SPLITS = ("train", "validation", "heldout")
@@ -179,8 +212,6 @@ def items(task: str, split: str, count: int = HELDOUT_ITEMS, seed: int = 0) -> l
 def _checks(task: str, answer: str) -> tuple[tuple[int, int], ...]:
     if task != "code":
         return ()
-    from adaptrix.samples.metrics import compile_function
-
     function = compile_function(answer)
     return tuple((value, function(value)) for value in CHECK_INPUTS)
 
