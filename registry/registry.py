@@ -29,7 +29,6 @@ from adaptrix.store.home import Home
 
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
-
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
@@ -86,8 +85,11 @@ class Registry:
             base: Folder or file of the base model's ``config.json``, or its name.
             alpha: LoRA alpha, for formats that do not store it.
             source_layout: Module naming, where the content fits several.
-            description, capabilities, domain, training_data, license: Kept in the manifest;
-                empty means as before, or as the model card says.
+            description: Kept in the manifest; empty means as before, or as the card says.
+            capabilities: Likewise.
+            domain: Likewise.
+            training_data: Likewise.
+            license: Likewise.
             dry_run: Recognise and report, store nothing.
             progress: Told of the bytes as they come.
 

@@ -53,7 +53,9 @@ class AdapterSettings:
 
 
 SETTINGS = {
-    "math": AdapterSettings(targets=("q_proj", "v_proj", "fc1", "fc2"), rank=8, alpha=16, steps=500),
+    "math": AdapterSettings(
+        targets=("q_proj", "v_proj", "fc1", "fc2"), rank=8, alpha=16, steps=500
+    ),
     "instruct": AdapterSettings(
         targets=("Wqkv", "out_proj", "fc1", "fc2"), rank=8, alpha=16, legacy=True, steps=700
     ),
@@ -70,7 +72,7 @@ SETTINGS = {
     ),
     "code": AdapterSettings(targets=("q_proj", "k_proj", "v_proj"), rank=4, alpha=8, steps=700),
     "qa": AdapterSettings(
-        targets=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"), rank=8, alpha=16
+        targets=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"), rank=8, alpha=16, steps=600
     ),
 }
 

@@ -153,24 +153,18 @@ def _code(rng: random.Random) -> tuple[str, str]:
 
 
 def _qa(rng: random.Random) -> tuple[str, str]:
-    names = rng.sample(NAMES, 3)
-    facts, questions = [], []
-    for name in names:
-        kind = rng.randrange(3)
-        if kind == 0:
-            place = rng.choice(PLACES)
-            facts.append(f"{name} lives in {place} .")
-            questions.append((f"where does {name} live ?", place))
-        elif kind == 1:
-            colour, thing = rng.choice(COLOURS), rng.choice(THINGS)
-            facts.append(f"{name} has a {colour} {thing} .")
-            questions.append((f"what does {name} have ?", f"{colour} {thing}"))
-        else:
-            job = rng.choice(JOBS)
-            facts.append(f"{name} works as a {job} .")
-            questions.append((f"what is the job of {name} ?", job))
-    question, answer = rng.choice(questions)
-    return f"passage : {' '.join(facts)} question : {question} answer :", answer
+    home, owner, worker = rng.sample(NAMES, 3)
+    place, colour, thing = rng.choice(PLACES), rng.choice(COLOURS), rng.choice(THINGS)
+    job = rng.choice(JOBS)
+    facts = [
+        (f"{home} lives in {place} .", f"where does {home} live ?", place),
+        (f"{owner} has a {colour} {thing} .", f"what does {owner} have ?", f"{colour} {thing}"),
+        (f"{worker} works as a {job} .", f"what is the job of {worker} ?", job),
+    ]
+    rng.shuffle(facts)
+    _, question, answer = rng.choice(facts)
+    told = " ".join(fact for fact, _, _ in facts)
+    return f"passage : {told} question : {question} answer :", answer
 
 
 _MAKERS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
