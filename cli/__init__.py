@@ -1,1 +1,1 @@
-"""Room: cli."""
+"""The command line: parse, one library call, print."""

@@ -13,7 +13,7 @@ from adaptrix.schema import media_types
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import IntegrityError
-from adaptrix.store.entries import Listing
+from adaptrix.store.entries import Listing, VersionEntry
 from adaptrix.store.home import Home
 
 CARD_PATH = "README.md"
@@ -72,23 +72,26 @@ def search(home: Home, query: str) -> tuple[Row, ...]:
 
 def _rows(listings: Iterable[Listing]) -> tuple[Row, ...]:
     return tuple(
-        Row(
-            reference=str(entry.reference),
-            digest=entry.version.digest,
-            family=entry.version.family or "unknown",
-            format=entry.version.format,
-            method=entry.version.method,
-            ranks=entry.version.ranks,
-            modules=entry.version.modules,
-            parameters=entry.version.parameters,
-            bytes=entry.version.size_bytes,
-            base=entry.version.base,
-            verdict=entry.version.verdict,
-            domain=entry.version.domain,
-            description=entry.version.description,
-            license=entry.version.license,
-        )
-        for entry in listings
+        _row(str(entry.reference), entry.version) for entry in listings if entry.version is not None
+    )
+
+
+def _row(reference: str, version: VersionEntry) -> Row:
+    return Row(
+        reference=reference,
+        digest=version.digest,
+        family=version.family or "unknown",
+        format=version.format,
+        method=version.method,
+        ranks=version.ranks,
+        modules=version.modules,
+        parameters=version.parameters,
+        bytes=version.size_bytes,
+        base=version.base,
+        verdict=version.verdict,
+        domain=version.domain,
+        description=version.description,
+        license=version.license,
     )
 
 
@@ -115,6 +118,7 @@ def log(home: Home, text: str) -> tuple[LogRow, ...]:
 
 def _ancestry(home: Home, tip: Digest, reference: str) -> Iterator[LogRow]:
     """Breadth first, each version once."""
+    queue: list[tuple[Digest, str, str, int, float | None]]
     queue = [(tip, reference, "tip", 0, None)]
     seen: set[Digest] = set()
     while queue:

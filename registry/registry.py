@@ -23,6 +23,7 @@ from adaptrix.registry.reports import (
     StoredAdapter,
     VerifyReport,
 )
+from adaptrix.registry.resolve import resolve
 from adaptrix.registry.settings import Settings
 from adaptrix.schema.digest import Digest
 from adaptrix.store.home import Home
@@ -236,7 +237,7 @@ class Registry:
 
     def digest(self, reference: str) -> Digest:
         """Digest of the version that ``reference`` names."""
-        return looking.resolve(self.home, reference)[1]
+        return resolve(self.home, reference)[1]
 
     def close(self) -> None:
         """Close the store."""

@@ -1,0 +1,32 @@
+"""One file per verb, and the one table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from adaptrix.cli.commands.compose import compose
+from adaptrix.cli.commands.convert import convert
+from adaptrix.cli.commands.demo import demo
+from adaptrix.cli.commands.du import du
+from adaptrix.cli.commands.fsck import fsck
+from adaptrix.cli.commands.gc import gc
+from adaptrix.cli.commands.init import init
+from adaptrix.cli.commands.inspect import inspect
+from adaptrix.cli.commands.later import diff, export, login, push, remote, serve
+from adaptrix.cli.commands.log import log
+from adaptrix.cli.commands.ls import ls
+from adaptrix.cli.commands.pull import pull
+from adaptrix.cli.commands.reindex import reindex
+from adaptrix.cli.commands.rm import rm
+from adaptrix.cli.commands.run import run
+from adaptrix.cli.commands.search import search
+from adaptrix.cli.commands.show import show
+from adaptrix.cli.commands.tag import tag
+from adaptrix.cli.commands.verify import verify
+
+COMMANDS: tuple[Callable[..., None], ...] = (
+    demo, init, pull, inspect, convert, compose, run, ls, search, show, log, tag, rm, gc, du,
+    verify, fsck, reindex,
+)  # fmt: skip
+LATER: tuple[Callable[..., None], ...] = (diff, remote, login, push, serve, export)
+"""Commands that say that they are not there yet."""

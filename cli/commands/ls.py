@@ -1,0 +1,32 @@
+"""List adapters."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from adaptrix.cli.options import HomeOption, JsonFlag, QuietFlag
+from adaptrix.cli.output import Output
+from adaptrix.cli.rendering import row_lines
+
+
+def ls(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Shell pattern for NAME or NAME:TAG.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """List the adapters of this registry.
+
+    Example: adaptrix ls 'team/*'
+    """
+    from adaptrix.registry.registry import Registry  # noqa: PLC0415
+
+    with Registry(home) as registry:
+        rows = registry.ls(pattern)
+    Output(as_json=as_json, quiet=quiet).document(
+        {"rows": rows}, lines=row_lines(rows), ids=[row.reference for row in rows]
+    )

@@ -1,0 +1,78 @@
+"""Fetch, verify, convert, store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from adaptrix.cli.options import (
+    AlphaOption,
+    BaseOption,
+    DryRunFlag,
+    HomeOption,
+    JsonFlag,
+    LayoutOption,
+    QuietFlag,
+    RevisionOption,
+    SourceArgument,
+)
+from adaptrix.cli.output import Output, size_text
+from adaptrix.cli.progress import progress
+
+
+def pull(
+    source: SourceArgument,
+    name: Annotated[str | None, typer.Option("--as", help="NAME[:TAG] to store it under.")] = None,
+    revision: RevisionOption = None,
+    base: BaseOption = None,
+    alpha: AlphaOption = None,
+    source_layout: LayoutOption = None,
+    description: Annotated[str, typer.Option(help="One line on what it does.")] = "",
+    capability: Annotated[
+        list[str] | None, typer.Option(help="What it can do; repeatable.")
+    ] = None,
+    domain: Annotated[str, typer.Option(help="Field it belongs to.")] = "",
+    training_data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
+    license_name: Annotated[str, typer.Option("--license", help="Licence; else the card's.")] = "",
+    dry_run: DryRunFlag = False,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Fetch an adapter, recognise it, convert it exactly, verify it and store it.
+
+    Exit status: 0 PASS, 1 FAIL, 3 INCONCLUSIVE; nothing is stored on an error.
+
+    Example: adaptrix pull any/lora-adapter --as math
+    """
+    from adaptrix.registry.registry import Registry  # noqa: PLC0415
+
+    out = Output(as_json=as_json, quiet=quiet)
+    with Registry(home) as registry:
+        report = registry.pull(
+            source,
+            name=name,
+            revision=revision,
+            base=base,
+            alpha=alpha,
+            source_layout=source_layout,
+            description=description,
+            capabilities=tuple(capability or ()),
+            domain=domain,
+            training_data=training_data,
+            license=license_name,
+            dry_run=dry_run,
+            progress=progress(human=out.human),
+        )
+    line = (
+        f"{report.reference}  {report.status}  {report.verdict}  {report.format}/{report.layout}  "
+        f"{report.architecture} ({report.confidence:.2f})  {report.modules} modules  "
+        f"{size_text(report.bytes)}  {report.fidelity}"
+    )
+    fields = {name: getattr(report, name) for name in report.__slots__}
+    out.document(fields, lines=[line], ids=[str(report.digest or report.reference)])
+    out.problems(report.problems)
+    if not dry_run:
+        out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
+    raise typer.Exit(report.verdict.exit_status)

@@ -1,0 +1,95 @@
+"""Entry point: the application, and one place where errors become an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from adaptrix.cli import errors
+from adaptrix.cli.commands import COMMANDS, LATER
+from adaptrix.schema.errors import AdaptrixError
+from adaptrix.schema.version import VERSION
+
+app = typer.Typer(
+    name="adaptrix",
+    help="A verified, versioned, composable home for LoRA adapters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    epilog="Example: adaptrix demo",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"adaptrix {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A verified, versioned, composable home for LoRA adapters."""
+
+
+for _command in COMMANDS:
+    app.command(_command.__name__)(_command)
+    if _command.__name__ == "ls":
+        app.command("list", hidden=True)(_command)
+for _command in LATER:
+    app.command(
+        _command.__name__,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(_command)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status."""
+    as_json = "--json" in arguments
+    try:
+        result = app(arguments, prog_name="adaptrix", standalone_mode=False)
+    except AdaptrixError as error:
+        return errors.report(error, as_json=as_json)
+    except (KeyboardInterrupt, EOFError, click.Abort, typer.Abort):
+        return errors.report_interrupted(as_json=as_json)
+    except BrokenPipeError:
+        # The reader has gone; keep Python from complaining when it closes stdout.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the outermost edge
+        return _foreign(error, as_json=as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _foreign(error: Exception, *, as_json: bool) -> int:
+    """Typer may carry its own copy of click, so its errors are told by their shape."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        message = str(error.format_message())
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(message)
+            return 2
+        return errors.report_usage(message, as_json=as_json)
+    if type(error).__name__ == "Exit" and hasattr(error, "exit_code"):
+        return int(error.exit_code)
+    if type(error).__name__ == "Abort":
+        return errors.report_interrupted(as_json=as_json)
+    return errors.report_unexpected(error, as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="One identifier per line.")]
+DryRunFlag = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
+]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="Registry folder [env: ADAPTRIX_HOME].", show_default=False),
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", help="Base model: a folder, a config.json, a Hub id or 'sample'."),
+]
+AlphaOption = Annotated[
+    float | None, typer.Option("--alpha", help="LoRA alpha, for formats that do not store it.")
+]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option("--source-layout", help="Module naming: phi-l1 … phi-l5, transformers."),
+]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit on the Hub.")
+]
+SourceArgument = Annotated[
+    str, typer.Argument(help="org/repo, hf:org/repo@rev, a Hub URL, a file or a folder.")
+]
+ReferenceArgument = Annotated[str, typer.Argument(help="NAME[:TAG], name~1 or a digest.")]

@@ -1,0 +1,149 @@
+"""Where a command's words go: data to stdout, everything else to stderr.
+
+``--json`` prints one document with ``schema_version``; ``-q`` one identifier per line.
+Text from files and servers is escaped, so that it cannot move the cursor or hide.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.report import Problem
+
+SCHEMA_VERSION = 1
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+class Mode(enum.StrEnum):
+    """How to print."""
+
+    HUMAN = "human"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+def clean(text: str) -> str:
+    """``text`` with control and direction characters made visible."""
+    return "".join(
+        char
+        if char == "\n" or unicodedata.category(char) not in _HIDDEN
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def plain(value: Any) -> Any:
+    """A value of ours as JSON types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, Digest):
+            return str(value)
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    match value:
+        case enum.Enum():
+            return value.value
+        case Path():
+            return str(value)
+        case Mapping():
+            return {str(key): plain(entry) for key, entry in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(entry) for entry in value]
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            return None
+        case _:
+            return value
+
+
+class Output:
+    """The sink of one command."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.mode = Mode.JSON if as_json else Mode.QUIET if quiet else Mode.HUMAN
+
+    @property
+    def human(self) -> bool:
+        """Whether people read it."""
+        return self.mode is Mode.HUMAN
+
+    def document(
+        self, document: Mapping[str, Any], *, lines: Iterable[str] = (), ids: Iterable[str] = ()
+    ) -> None:
+        """Print one result in the chosen way.
+
+        Args:
+            document: For ``--json``; ``schema_version`` is added.
+            lines: For people.
+            ids: For ``-q``.
+        """
+        match self.mode:
+            case Mode.JSON:
+                body = {"schema_version": SCHEMA_VERSION, **plain(dict(document))}
+                _write(sys.stdout, json.dumps(body, ensure_ascii=False))
+            case Mode.QUIET:
+                for line in ids:
+                    _write(sys.stdout, clean(line))
+            case Mode.HUMAN:
+                for line in lines:
+                    _write(sys.stdout, clean(line))
+
+    def piece(self, text: str) -> None:
+        """Stream generated text as it is."""
+        _raw(sys.stdout, text)
+
+    def note(self, text: str) -> None:
+        """Say something on stderr, to people only."""
+        if self.human:
+            _write(sys.stderr, clean(text))
+
+    def hint(self, text: str) -> None:
+        """Suggest the next step."""
+        self.note(f"hint: {text}")
+
+    def problems(self, problems: Iterable[Problem]) -> None:
+        """Print problems on stderr, with what to do; in JSON they are in the document."""
+        if self.mode is Mode.JSON:
+            return
+        for problem in problems:
+            place = f" [{problem.where}]" if problem.where else ""
+            _write(
+                sys.stderr, clean(f"{problem.severity}: {problem.code}{place}: {problem.message}")
+            )
+            if problem.hint:
+                _write(sys.stderr, clean(f"  hint: {problem.hint}"))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Aligned columns."""
+    text = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in text) for column in range(len(header))]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in text
+    ]
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for people."""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return ""
+
+
+def _write(stream: Any, text: str) -> None:
+    _raw(stream, text + "\n")
+
+
+def _raw(stream: Any, text: str) -> None:
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
+    stream.flush()
