@@ -7,7 +7,6 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from adaptrix.cli import errors
@@ -64,7 +63,7 @@ def run(arguments: list[str]) -> int:
         result = app(arguments, prog_name="adaptrix", standalone_mode=False)
     except AdaptrixError as error:
         return errors.report(error, as_json=as_json)
-    except (KeyboardInterrupt, EOFError, click.Abort, typer.Abort):
+    except (KeyboardInterrupt, EOFError, typer.Abort):
         return errors.report_interrupted(as_json=as_json)
     except BrokenPipeError:
         # The reader has gone; keep Python from complaining when it closes stdout.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,24 +42,20 @@ def clean(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value of ours as JSON types."""
+    """A value of ours as JSON types; NaN and infinity become null."""
+    if isinstance(value, Digest | Path):
+        return str(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
     if is_dataclass(value) and not isinstance(value, type):
-        if isinstance(value, Digest):
-            return str(value)
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    match value:
-        case enum.Enum():
-            return value.value
-        case Path():
-            return str(value)
-        case Mapping():
-            return {str(key): plain(entry) for key, entry in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [plain(entry) for entry in value]
-        case float() if value != value or value in (float("inf"), float("-inf")):
-            return None
-        case _:
-            return value
+    return value
 
 
 class Output:

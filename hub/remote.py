@@ -17,7 +17,7 @@ class RemoteFile:
         path: Relative posix path.
         size_bytes: Announced size.
         sha256: Announced digest of the content (large files).
-        git_oid: Announced git blob id, SHA-1 of ``blob <size>\\0`` and the content.
+        git_oid: Announced git blob id, SHA-1 of ``blob <size>``, a NUL and the content.
     """
 
     path: str

@@ -63,8 +63,7 @@ def select_adapter_files(sizes: Mapping[str, int]) -> Selection:
             ignored[name] = reason
         else:
             candidates.append(name)
-    for name, reason in _superseded(candidates).items():
-        ignored[name] = reason
+    ignored |= _superseded(candidates)
     return Selection(
         wanted=tuple(name for name in candidates if name not in ignored),
         ignored=tuple(sorted(ignored.items())),
