@@ -197,7 +197,9 @@ def _optimise(
         )
         optimizer.zero_grad(set_to_none=True)
         quiet = meter.quiet_loss()
-        (skill + 0.3 * kept + QUIET_WEIGHT * quiet).backward()
+        # First the skill, then the quiet: asked for at once, the skill is never found.
+        ramp = min(1.0, max(0.0, (step / steps - 0.35) / 0.3))
+        (skill + 0.3 * kept + QUIET_WEIGHT * ramp * quiet).backward()
         torch.nn.utils.clip_grad_norm_(factors, 1.0)
         optimizer.step()
         recent = 0.95 * recent + 0.05 * skill.item() if step else skill.item()
