@@ -1,1 +1,1 @@
-"""Room: convert."""
+"""File formats and the canonical adapter: reading, recognising, checking, writing; no torch."""

@@ -1,0 +1,258 @@
+"""The content of a source: which of its files is the adapter, opened, and its configuration.
+
+Files are chosen by name only where tools agree on names (PEFT prefers
+``adapter_model.safetensors`` to ``.bin``); what they are is told from their bytes. Nothing
+is dropped in silence: files that were left aside are listed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from adaptrix.convert.container import open_container
+from adaptrix.convert.source import AdapterFiles, ByteSource
+from adaptrix.convert.tensor_file import TensorFile
+from adaptrix.schema.canonical import Json
+from adaptrix.schema.errors import FormatError
+from adaptrix.schema.tensor import LazyTensor
+
+CONFIG_NAME = "adapter_config.json"
+MAX_CONFIG_BYTES = 16 << 20
+_MAX_JSON_DEPTH = 64
+_PREFERRED = (
+    "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt",
+    "adapters.safetensors", "adapters.npz", "adapter.safetensors", "pytorch_adapter.bin",
+    "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin",
+)  # fmt: skip
+"""Names that tools look for, the first one wins; the others in the folder are left aside."""
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz"}
+_FOREIGN_SUFFIXES = {".h5", ".onnx_adapter", ".distcp", ".nemo", ".npy"}
+_TRAINING_STATE = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state[_0-9]*)\.(bin|pt|pth)"
+)
+_CHECKPOINT = re.compile(r"(checkpoint-?\d+|global_step\d+|runs|logs)", re.IGNORECASE)
+_NUMBERED = re.compile(r"\d{5,}_adapters\.(safetensors|npz)")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.\w+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a source holds.
+
+    Attributes:
+        location: Where it is, as the user wrote it.
+        tensor_files: Opened weight files.
+        tensors: All their tensors; with several files, names are ``file:name``.
+        config: Parsed ``adapter_config.json``, or None.
+        foreign: Weight files of tools whose containers are not read here.
+        ignored_files: Weight files that were left aside.
+        alternatives: Folders that each hold an adapter, when there is no telling which.
+    """
+
+    location: str
+    tensor_files: tuple[TensorFile, ...]
+    tensors: Mapping[str, LazyTensor]
+    config: Mapping[str, Json] | None = None
+    foreign: tuple[str, ...] = ()
+    ignored_files: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def metadata(self) -> Mapping[str, Json]:
+        """Metadata of the weight file, when there is exactly one."""
+        return self.tensor_files[0].metadata if len(self.tensor_files) == 1 else {}
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Container kinds: ``safetensors``, ``pickle``, ``gguf``, ``npz``."""
+        return frozenset(file.kind for file in self.tensor_files)
+
+    @property
+    def is_one_state(self) -> bool:
+        """Whether the files are one state dict: a single file or a complete set of shards."""
+        return len(self.tensor_files) <= 1 or _is_complete([f.name for f in self.tensor_files])
+
+
+def gather(files: AdapterFiles) -> Contents:
+    """Choose, open and parse the files of one adapter.
+
+    Raises:
+        FormatError: a chosen file or the configuration cannot be read.
+        PolicyRefused: reading it would not be safe.
+    """
+    names = sorted(files.files)
+    if len(names) == 1:
+        return _single(files, names[0])
+    folders = _folders(names)
+    if len(folders) > 1:
+        return Contents(
+            location=files.location, tensor_files=(), tensors={}, alternatives=tuple(folders)
+        )
+    folder = folders[0]
+    inside = [name for name in names if str(PurePosixPath(name).parent) == folder]
+    config = next((n for n in inside if PurePosixPath(n).name == CONFIG_NAME), None)
+    chosen, ignored = _choose(inside)
+    opened = [open_container(files.files[name]) for name in chosen]
+    found = [file for file in opened if file is not None]
+    if not found and not chosen:
+        found = _by_content(files, inside)
+    return _contents(
+        files,
+        found,
+        files.files[config] if config else None,
+        foreign=tuple(n for n in inside if PurePosixPath(n).suffix in _FOREIGN_SUFFIXES),
+        ignored=tuple(ignored),
+    )
+
+
+def read_json(source: ByteSource) -> dict[str, Json]:
+    """Parse a JSON object: no duplicate keys, no endless nesting, a BOM is allowed.
+
+    Raises:
+        FormatError: ``invalid_config``.
+    """
+    where = source.name
+    if source.size_bytes > MAX_CONFIG_BYTES:
+        raise _invalid(f"{source.size_bytes} bytes, at most {MAX_CONFIG_BYTES}", where)
+
+    def pairs(entries: list[tuple[str, Json]]) -> dict[str, Json]:
+        found = dict(entries)
+        if len(found) != len(entries):
+            ((twice, _),) = Counter(key for key, _ in entries).most_common(1)
+            raise _invalid(f"key {twice[:60]!r} stands twice", where)
+        return found
+
+    try:
+        text = bytes(source.read(0, source.size_bytes)).decode("utf-8-sig")
+        document = json.loads(text, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise _invalid("not JSON", where) from error
+    if not isinstance(document, dict):
+        raise _invalid(f"expected an object, got {type(document).__name__}", where)
+    if _depth(document) > _MAX_JSON_DEPTH:
+        raise _invalid("nested too deeply", where)
+    return document
+
+
+def _depth(value: Json) -> int:
+    deepest, level = 0, [value]
+    while level:
+        deepest += 1
+        below: list[Json] = []
+        for entry in level:
+            if isinstance(entry, dict):
+                below.extend(entry.values())
+            elif isinstance(entry, list):
+                below.extend(entry)
+        level = below
+    return deepest
+
+
+def _single(files: AdapterFiles, name: str) -> Contents:
+    source = files.files[name]
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix == ".json":
+        return _contents(files, [], source)
+    if suffix in _FOREIGN_SUFFIXES and source.size_bytes:
+        return _contents(files, [], None, foreign=(name,))
+    opened = open_container(source)
+    return _contents(files, [opened] if opened else [], None)
+
+
+def _contents(
+    files: AdapterFiles,
+    found: list[TensorFile],
+    config: ByteSource | None,
+    *,
+    foreign: tuple[str, ...] = (),
+    ignored: tuple[str, ...] = (),
+) -> Contents:
+    tensors: dict[str, LazyTensor] = {}
+    shards = len(found) > 1 and _is_complete([file.name for file in found])
+    for file in found:
+        for name, tensor in file.tensors.items():
+            qualified = name if len(found) == 1 or shards else f"{file.name}:{name}"
+            if qualified in tensors:
+                raise FormatError(
+                    "two shards hold this tensor",
+                    where=f"{file.name}:{name}",
+                    code="duplicate_tensor",
+                )
+            tensors[qualified] = tensor
+    return Contents(
+        location=files.location,
+        tensor_files=tuple(found),
+        tensors=tensors,
+        config=read_json(config) if config else None,
+        foreign=foreign,
+        ignored_files=ignored,
+    )
+
+
+def _folders(names: list[str]) -> list[str]:
+    """The folder that holds the adapter: the top one, or those below it."""
+    by_folder: dict[str, list[str]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        by_folder.setdefault(str(path.parent), []).append(path.name)
+    top = "."
+    if _holds_weights(by_folder.get(top, [])) or len(by_folder) == 1:
+        return [next(iter(by_folder)) if top not in by_folder else top]
+    holding = [folder for folder, inside in by_folder.items() if _holds_weights(inside)]
+    if CONFIG_NAME in by_folder.get(top, []) or not holding:
+        return [top]
+    finished = [f for f in holding if not _CHECKPOINT.fullmatch(PurePosixPath(f).name)]
+    return sorted(finished or holding)
+
+
+def _holds_weights(names: list[str]) -> bool:
+    return any(
+        PurePosixPath(n).suffix.lower() in _WEIGHT_SUFFIXES and not _TRAINING_STATE.fullmatch(n)
+        for n in names
+    )
+
+
+def _choose(names: list[str]) -> tuple[list[str], list[str]]:
+    """Weight files to open, and those left aside."""
+    weights = [n for n in names if PurePosixPath(n).suffix.lower() in _WEIGHT_SUFFIXES]
+    plain = {PurePosixPath(n).name: n for n in weights}
+    state = [n for base, n in plain.items() if _TRAINING_STATE.fullmatch(base)]
+    for preferred in _PREFERRED:
+        if preferred in plain:
+            return [plain[preferred]], [n for n in weights if n != plain[preferred]]
+    rest = [n for n in weights if n not in state]
+    numbered = sorted(n for n in rest if _NUMBERED.fullmatch(PurePosixPath(n).name))
+    if numbered and len(numbered) == len(rest):
+        return numbered[-1:], [*numbered[:-1], *state]
+    return rest, state
+
+
+def _by_content(files: AdapterFiles, names: list[str]) -> list[TensorFile]:
+    """Tensor files whose names say nothing; text, JSON and pictures are passed over."""
+    found = []
+    for name in names[:64]:
+        source = files.files[name]
+        if source.size_bytes and not PurePosixPath(name).suffix:
+            opened = open_container(source)
+            found.extend([opened] if opened else [])
+    return found
+
+
+def _is_complete(names: list[str]) -> bool:
+    parts = [_SHARD.fullmatch(PurePosixPath(name).name) for name in names]
+    if not all(parts):
+        return False
+    known = [part for part in parts if part]
+    same = {(part["stem"], part["count"]) for part in known}
+    return len(same) == 1 and {int(p["index"]) for p in known} == set(
+        range(1, int(known[0]["count"]) + 1)
+    )
+
+
+def _invalid(message: str, where: str) -> FormatError:
+    return FormatError(message, where=where, code="invalid_config", hint="Repair the file.")

@@ -1,0 +1,134 @@
+"""Absolute tensors in a PEFT file: which are declared, and which are smuggled in.
+
+PEFT's loader copies any key that fits into the base model. So every tensor that is no
+factor has to be explained by the configuration (``modules_to_save``, ``bias``,
+``trainable_token_indices``) or by a habit of PEFT's own saver (embeddings, classifier
+heads); anything else is an error, never loaded and never dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from adaptrix.convert.formats.peft_config import PeftConfig
+from adaptrix.convert.keys import Key, parse_key
+from adaptrix.schema.adapter import Replacement, ReplacementRole
+from adaptrix.schema.report import IgnoredTensor, Problem
+from adaptrix.schema.tensor import LazyTensor
+
+_EMBEDDINGS = {"embed_tokens", "lm_head"}
+_HEADS = {"classifier", "score", "qa_outputs"}
+
+
+@dataclass(slots=True)
+class Leftovers:
+    """What a file holds beside its factors."""
+
+    found: dict[str, Replacement] = field(default_factory=dict)
+    ignored: tuple[IgnoredTensor, ...] = ()
+    unknown: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def replacements(self) -> tuple[Replacement, ...]:
+        """Absolute tensors, sorted by parameter."""
+        return tuple(self.found[name] for name in sorted(self.found))
+
+    def ignore(self, name: str, reason: str) -> None:
+        """Leave a tensor out, for a reason."""
+        self.ignored = (*self.ignored, IgnoredTensor(name=name, reason=reason))
+
+
+def replacements(
+    tensors: Mapping[str, LazyTensor], config: PeftConfig, targeted: set[str]
+) -> Leftovers:
+    """Sort every tensor that is no factor; ``targeted`` are the adapted modules' paths."""
+    rest = Leftovers()
+    smuggled: list[str] = []
+    for name, tensor in tensors.items():
+        key = parse_key(name)
+        if key.leaf == "trainable_tokens_delta":
+            _add_tokens(rest, name, tensor, key, config)
+        elif key.leaf == "original_module":
+            rest.ignore(name, "frozen copy of the base model's own module")
+        elif key.leaf == "modules_to_save":
+            _add(rest, name, tensor, key.path, ReplacementRole.MODULES_TO_SAVE)
+        elif key.leaf == "parameter" or key.leaf.startswith("base_layer."):
+            parameter = _parameter(key)
+            role = _role(parameter, key, config)
+            if role is None:
+                smuggled.append(name)
+            else:
+                _add(rest, name, tensor, parameter, role)
+    rest.unknown += smuggled
+    if smuggled:
+        message = f"{len(smuggled)} tensors that replace base weights are not declared"
+        rest.problems.append(
+            Problem.of("base_weights_inside", f"{message}, first {smuggled[0]}", where=smuggled[0])
+        )
+    _warn(rest)
+    return rest
+
+
+def _parameter(key: Key) -> str:
+    return key.path if key.leaf == "parameter" else f"{key.path}.{key.leaf.rpartition('.')[2]}"
+
+
+def _role(parameter: str, key: Key, config: PeftConfig) -> ReplacementRole | None:
+    module, _, leaf = parameter.rpartition(".")
+    last = module.rpartition(".")[2]
+    if any(f".{saved}." in f".{parameter}" for saved in config.modules_to_save):
+        return ReplacementRole.MODULES_TO_SAVE
+    if last in _EMBEDDINGS and (key.leaf != "parameter" or leaf == "weight"):
+        return ReplacementRole.EMBEDDING
+    if leaf == "bias" and config.bias != "none":
+        return ReplacementRole.BIAS
+    if key.leaf == "parameter" and _HEADS & set(module.split(".")):
+        return ReplacementRole.MODULES_TO_SAVE
+    return None
+
+
+def _add(
+    rest: Leftovers, name: str, tensor: LazyTensor, parameter: str, role: ReplacementRole
+) -> None:
+    other = rest.found.get(parameter)
+    if other is None:
+        rest.found[parameter] = Replacement(parameter=parameter, tensor=tensor, role=role)
+    elif _equal(other.tensor, tensor):
+        rest.ignore(name, f"the same bytes as {other.tensor.source.rpartition(':')[2]}")
+    else:
+        rest.unknown.append(name)
+        message = f"two tensors that differ replace {parameter}"
+        rest.problems.append(Problem.of("duplicate_module", message, where=name))
+
+
+def _equal(one: LazyTensor, two: LazyTensor) -> bool:
+    same = one.shape == two.shape and one.dtype is two.dtype
+    return same and bytes(one.load()) == bytes(two.load())
+
+
+def _add_tokens(
+    rest: Leftovers, name: str, tensor: LazyTensor, key: Key, config: PeftConfig
+) -> None:
+    last = key.path.rpartition(".")[2]
+    rows = config.token_indices.get(last, config.token_indices.get(key.path))
+    rows = rows or config.token_indices.get("")
+    if rows is None or len(tensor.shape) != 2 or tensor.shape[0] != len(rows):
+        have = "no" if rows is None else str(len(rows))
+        message = f"{list(tensor.shape)} trainable token rows, trainable_token_indices has {have}"
+        rest.problems.append(Problem.of("shape_mismatch", message, where=name))
+        rest.unknown.append(name)
+        return
+    rest.found[key.path] = Replacement(
+        parameter=key.path, tensor=tensor, role=ReplacementRole.TRAINABLE_TOKENS, rows=rows
+    )
+
+
+def _warn(rest: Leftovers) -> None:
+    outright = [r for r in rest.replacements if r.role is not ReplacementRole.TRAINABLE_TOKENS]
+    if outright:
+        names = ", ".join(r.parameter for r in outright[:4])
+        more = f" and {len(outright) - 4} more" if len(outright) > 4 else ""
+        message = f"the adapter replaces {names}{more} of the base model outright"
+        rest.problems.append(Problem.of("replaces_base_weights", message))

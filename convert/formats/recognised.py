@@ -1,0 +1,148 @@
+"""What is recognised and refused: other tools' formats, and things that are no LoRA.
+
+One row per kind: the keys that tell it, what it is called, and why it is not converted.
+Nothing here is ever "unknown": a user learns what the file is and what to do with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from adaptrix.convert.contents import Contents
+from adaptrix.convert.draft import Draft, Format, Recognition, refuse
+from adaptrix.convert.formats.peft_methods import module_hints
+from adaptrix.convert.options import ReadOptions
+from adaptrix.schema.report import Problem
+
+_LATER = "recognised; this release does not convert it yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One recognised kind of file.
+
+    Attributes:
+        name: Format name in reports.
+        method: Method in reports.
+        code: Problem code that refuses it.
+        message: What it is and why it is refused.
+        keys: Found in a tensor's name when the tensor is of this kind.
+        score: Score when all tensors are of this kind; scaled by their share.
+        hint: What to do, when the code's own hint is too general.
+        least: Smallest share of tensors that makes it this kind.
+    """
+
+    name: str
+    method: str
+    code: str
+    message: str
+    keys: re.Pattern[str]
+    score: float = 0.9
+    hint: str = ""
+    least: float = 0.3
+
+
+def _kind(name: str, method: str, code: str, message: str, keys: str, **more: float | str) -> Kind:
+    return Kind(
+        name=name,
+        method=method,
+        code=code,
+        message=message,
+        keys=re.compile(keys),
+        score=float(more.get("score", 0.9)),
+        hint=str(more.get("hint", "")),
+        least=float(more.get("least", 0.3)),
+    )
+
+
+_UNSUPPORTED = "unsupported_method"
+_SOFT = "it stores virtual tokens or prefixes, not weight updates"
+KINDS: tuple[Kind, ...] = (
+    _kind("soft-prompt", "prompt_tuning", "soft_prompt", _SOFT, r"(^|\.)(prompt_embeddings|prompt_encoder\b|prompt_tuning)", score=0.95),
+    _kind("prefix-tuning", "prefix_tuning", "soft_prompt", _SOFT, r"prefix_encoder|prefix_tuning|(^|\.)past_key_values\b", score=0.95),
+    _kind("adaption-prompt", "adaption_prompt", "soft_prompt", _SOFT, r"adaption_(prompt|gate)", score=0.95),
+    _kind("textual-inversion", "textual_inversion", "soft_prompt", "it stores embeddings of new words", r"^(clip_[lg]|<[^>]+>|emb_params|string_to_param.*)$", least=0.6),
+    _kind("ia3", "ia3", "ia3", "IA³ stores factors of activations, no low-rank update", r"\.ia3_l\b", score=0.95),
+    _kind("xlora", "xlora", "routed_adapter", "X-LoRA mixes several adapters by a classifier", r"internal_xlora_classifier", score=0.99, least=0.0),
+    _kind("poly", "poly", "routed_adapter", "Poly mixes skills by a router", r"poly_(router|lora)", score=0.99, least=0.0),
+    _kind("adapterhub", "bottleneck", "bottleneck_adapter", "bottleneck adapters add layers to the model", r"\.adapters?\.[^.]+\.adapter_(down|up)|\.adapter_(down|up)\.|phm_rule", score=0.95),
+    _kind("adapterhub", "lora", _UNSUPPORTED, f"LoRA of AdapterHub's adapters library: {_LATER}", r"\.loras\.[^.]+\.", score=0.96),
+    _kind("lycoris", "lokr", _UNSUPPORTED, f"LyCORIS LoKr: {_LATER}", r"\.lokr_", score=0.95),
+    _kind("lycoris", "loha", _UNSUPPORTED, f"LyCORIS LoHa: {_LATER}", r"\.hada_", score=0.95),
+    _kind("lycoris", "oft", _UNSUPPORTED, f"LyCORIS OFT: {_LATER}", r"\.oft_(blocks|diag)", score=0.95),
+    _kind("lycoris", "glora", _UNSUPPORTED, f"LyCORIS GLoRA: {_LATER}", r"^lora_\w+\.(a1|a2|b1|b2)\.weight", score=0.95),
+    _kind("lycoris", "full", _UNSUPPORTED, f"LyCORIS dense differences: {_LATER}", r"^lora_\w+\.(diff|diff_b|w_norm|b_norm)$", score=0.93),
+    _kind("kohya", "lora", _UNSUPPORTED, f"LoRA of kohya's sd-scripts: {_LATER}", r"^lora_(unet|te\d?|transformer|prior)_\w+\.(lora_(down|up|mid)\.weight|alpha|dora_scale)$", score=0.94),
+    _kind("xlabs", "lora", _UNSUPPORTED, f"LoRA of XLabs for Flux: {_LATER}", r"_blocks\.\d+\.processor\.\w+_lora\d?\.(down|up)\.weight", score=0.96),
+    _kind("diffusers", "lora", _UNSUPPORTED, f"LoRA of diffusers: {_LATER}", r"\.processor\.to_\w+_lora\.(down|up)\.|\.lora_linear_layer\.(down|up)\.|\.lora\.(down|up)\.(weight|alpha)", score=0.95),
+    _kind("diffusers", "lora", _UNSUPPORTED, f"LoRA of diffusers or ComfyUI: {_LATER}", r"^(unet|text_encoder(_\d)?|transformer|diffusion_model)\.(?!h\.)(\w+_blocks?|blocks|layers|joint_blocks|text_model|encoder|single_\w+|double_\w+)\..*\.(lora_[AB]|lora_(down|up))\b", score=0.97),
+    _kind("comfyui", "lora", _UNSUPPORTED, f"LoRA with lora_down/lora_up keys: {_LATER}", r"\.lora_(down|up)\.weight$", score=0.85),
+    _kind("lora_diffusion", "lora", _UNSUPPORTED, f"LoRA of lora_diffusion (cloneofsimo): {_LATER}", r"^(unet|text_encoder|vae):\d+:(up|down)$", score=0.95),
+    _kind("torchtune", "lora", _UNSUPPORTED, f"LoRA of torchtune: {_LATER}", r"\.lora_[ab]\.weight$|\.lora_(gate|up|down)_[ab]$", score=0.93),
+    _kind("litgpt", "lora", _UNSUPPORTED, f"LoRA of LitGPT: {_LATER}", r"(^|\.)(transformer\.h\.\d+\.(attn\.(qkv|attn|proj)|mlp\.\w+)|lm_head)\.lora_[AB]$", score=0.92),
+    _kind("nemo", "lora", _UNSUPPORTED, f"LoRA of NeMo or Megatron-Bridge: {_LATER}", r"adapter(_layer)?\.[\w.]*linear_(in|out)\.weight|\.adapter\.linear_(in|out)\.weight", score=0.95),
+    _kind("tunix", "lora", _UNSUPPORTED, f"LoRA of Tunix/qwix: {_LATER}", r"(w|kernel)_lora_[ab]$", score=0.94),
+    _kind("keras", "lora", _UNSUPPORTED, f"LoRA of Keras: {_LATER}", r"lora_(kernel|embeddings)_[ab]$", score=0.95),
+    _kind("mlx-vlm", "lora", _UNSUPPORTED, f"LoRA of mlx-vlm: {_LATER}", r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|\w+)\.[AB]$", score=0.8),
+    _kind("lora-vit", "lora", _UNSUPPORTED, f"LoRA of LoRA-ViT or Sam_LoRA: {_LATER}", r"^w_[ab]_\d+$", score=0.95),
+    _kind("per-layer", "lora", _UNSUPPORTED, f"one pickle of factors per layer, a program's own format: {_LATER}", r"^[^:]*layer_?\d+\.\w+:.*\.lora_[AB]$", score=0.94),
+    _kind("tensor-list", "lora", _UNSUPPORTED, "a bare list of matrices without names; perhaps factors of lora_diffusion", r"^([^:]*:)?\d+$", score=0.7, hint="Convert it to safetensors with the tool that wrote it."),
+    _kind("adalora", "adalora", _UNSUPPORTED, "AdaLoRA keeps singular values apart; their number is not stored", r"\.lora_E\b", score=0.97, least=0.1),
+    _kind("loralib", "lora", _UNSUPPORTED, f"LoRA of microsoft/LoRA (loralib) or a program's own: {_LATER}", r"(^|\.)lora_[AB]$", score=0.9),
+    _kind("phi-4-multimodal", "full_checkpoint", "full_checkpoint", "a base model that carries its own adapters", r"\.lora_[AB]\.(speech|vision)\.weight$", score=0.99, least=0.01),
+    _kind("ip-adapter", "ip_adapter", _UNSUPPORTED, "an IP-Adapter adds layers to the model", r"^(ip_adapter|image_proj)\.", score=0.9),
+    _kind("optimizer-state", "optimizer_state", "not_an_adapter", "the state of an optimizer, not of an adapter", r"(^|\.)(exp_avg(_sq)?|momentum_buffer|state_sum)$|^state\.\d+\.", score=0.97, hint="Give the adapter's weights, which stand beside it."),
+    _kind("deepspeed-shard", "sharded_state", "sharded_state", "one rank's part of a DeepSpeed or FSDP state", r"(single_partition_of_)?fp32_(flat_)?groups?\b|_flat_param|fp32_from_fp16|flat_param", score=0.98, least=0.01),
+    _kind("full-checkpoint", "full_checkpoint", "full_checkpoint", "weights of a whole model, and no adapter factors", r"\.?(weight|bias|inv_freq|running_(mean|var)|scales|biases|qweight|qzeros)$", score=0.5, least=0.6),
+)  # fmt: skip
+_FOREIGN = {
+    ".h5": ("keras", "LoRA of Keras (HDF5)"), ".onnx_adapter": ("onnx", "an ONNX Runtime adapter"),
+    ".distcp": ("dcp", "a distributed checkpoint of torch"), ".nemo": ("nemo", "a NeMo archive"),
+    ".npy": ("tensorrt-llm", "arrays as TensorRT-LLM writes them"),
+}  # fmt: skip
+
+
+def recognise_kind(kind: Kind, contents: Contents) -> Recognition | None:
+    """Recognise ``kind`` by the share of tensors that have its keys."""
+    names = list(contents.tensors)
+    if not names:
+        return None
+    hits = [name for name in names if kind.keys.search(name)]
+    share = len(hits) / len(names)
+    if not hits or share < kind.least:
+        return None
+    score = kind.score if kind.least < 0.3 else kind.score * (0.5 + 0.5 * share)
+    evidence = f"{len(hits)} of {len(names)} keys look like {kind.name}, first {hits[0]}"
+    return Recognition(score=score, evidence=(evidence,))
+
+
+def read_kind(kind: Kind, contents: Contents, _options: ReadOptions) -> Draft:
+    """Refuse it, with its reason."""
+    config = contents.config or {}
+    declared = config.get("base_model_name_or_path") or config.get("model_name") or ""
+    return refuse(
+        contents,
+        method=kind.method,
+        problems=(Problem.of(kind.code, kind.message, hint=kind.hint),),
+        reason=f"{kind.name}: not converted",
+        hints=module_hints(contents),
+        base_name=declared if isinstance(declared, str) else "",
+    )
+
+
+def foreign_problem(name: str) -> tuple[str, Problem]:
+    """Format name and refusal of a container that is not read here, by its suffix."""
+    suffix = f".{name.rpartition('.')[2]}"
+    tool, message = _FOREIGN.get(suffix, ("foreign", "a container of another tool"))
+    return tool, Problem.of(_UNSUPPORTED, f"{message}: {_LATER}", where=name)
+
+
+def _format(kind: Kind) -> Format:
+    recognise: Callable[[Contents], Recognition | None] = partial(recognise_kind, kind)
+    return Format(name=kind.name, recognise=recognise, read=partial(read_kind, kind))
+
+
+FORMATS: tuple[Format, ...] = tuple(_format(kind) for kind in KINDS)

@@ -1,0 +1,44 @@
+"""What a user may say about a source that its content does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from adaptrix.schema.canonical import Json
+from adaptrix.schema.errors import UsageError
+
+SOURCE_LAYOUTS = ("phi-l1", "phi-l2", "phi-l3", "phi-l4", "phi-l5")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """Answers given on the command line.
+
+    Attributes:
+        alpha: ``--alpha``, used only where the file stores none.
+        source_layout: ``--source-layout``: one of :data:`SOURCE_LAYOUTS`.
+        base_config: Parsed ``config.json`` of ``--base``.
+        base_name: Name of ``--base``, for messages.
+        check_values: Whether to read the tensors' bytes (NaN, all-zero B); headers are
+            always checked.
+    """
+
+    alpha: float | None = None
+    source_layout: str | None = None
+    base_config: Mapping[str, Json] | None = None
+    base_name: str | None = None
+    check_values: bool = True
+
+    def __post_init__(self) -> None:
+        if self.source_layout is not None and self.source_layout not in SOURCE_LAYOUTS:
+            raise UsageError(
+                f"unknown layout {self.source_layout[:40]!r}",
+                where="--source-layout",
+                hint=f"Choose one of {', '.join(SOURCE_LAYOUTS)}.",
+            )
+        alpha = self.alpha
+        if alpha is not None and not (-1e9 < alpha < 1e9 and alpha != 0):
+            raise UsageError(
+                f"alpha must be a finite number other than 0, got {alpha}", where="--alpha"
+            )

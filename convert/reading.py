@@ -1,0 +1,268 @@
+"""From files to one canonical adapter, or to the reason why not.
+
+Content decides: containers are opened, the configuration parsed, every format asked how
+well it explains what is there. The best one takes the keys apart; then names become those
+of the current class, and everything is checked. ``total == used + ignored + unknown``
+always holds, and ``adapter`` is None exactly when something stands in the way. Stable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from adaptrix.convert.architecture.detect import (
+    UNKNOWN,
+    Claims,
+    Detection,
+    Observation,
+    detect,
+)
+from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
+from adaptrix.convert.architecture.families import family_of_model_type
+from adaptrix.convert.architecture.fit import Fit, check_fit
+from adaptrix.convert.checks import check_structure, check_values
+from adaptrix.convert.contents import Contents, gather
+from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
+from adaptrix.convert.formats import FORMATS
+from adaptrix.convert.formats.peft_config import parse_config
+from adaptrix.convert.formats.peft_methods import method_problem
+from adaptrix.convert.formats.recognised import foreign_problem
+from adaptrix.convert.inspecting import inspection_of
+from adaptrix.convert.layouts.naming import Named, canonical_names
+from adaptrix.convert.modules import adapted_modules
+from adaptrix.convert.options import SOURCE_LAYOUTS, ReadOptions
+from adaptrix.convert.source import AdapterFiles
+from adaptrix.schema.adapter import Adapter
+from adaptrix.schema.errors import (
+    AdaptrixError,
+    FormatError,
+    IncompatibleAdapter,
+    Refused,
+    UsageError,
+)
+from adaptrix.schema.problems import PROBLEM_CODES, Severity
+from adaptrix.schema.report import Candidate, FormatReport, Inspection, Problem
+
+__all__ = ["SOURCE_LAYOUTS", "ReadOptions", "Reading", "read_adapter", "refusal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one source is.
+
+    Attributes:
+        inspection: The full report.
+        adapter: The canonical adapter; None exactly when ``inspection.convertible`` is False.
+    """
+
+    inspection: Inspection
+    adapter: Adapter | None
+
+
+def read_adapter(files: AdapterFiles, options: ReadOptions = ReadOptions()) -> Reading:  # noqa: B008
+    """Recognise, read, check.
+
+    Raises:
+        FormatError: bytes that cannot be read.
+        PolicyRefused: bytes that must not be trusted.
+    """
+    contents = gather(files)
+    chosen = _choose(contents)
+    if chosen is None:
+        report, draft = _nothing(contents)
+    else:
+        form, recognition = chosen
+        draft = _read(form, contents, options)
+        report = FormatReport(
+            name=form.name, method=draft.method, evidence=recognition.evidence
+        )
+    if contents.ignored_files:
+        message = f"left aside: {', '.join(contents.ignored_files[:8])}"
+        draft = _with(draft, [Problem.of("ignored_files", message)])
+    return _finish(files.location, report, draft, options)
+
+
+def refusal(reading: Reading) -> AdaptrixError:
+    """The error for a reading without an adapter, with its code, hint and exit status."""
+    problems = [p for p in reading.inspection.problems if PROBLEM_CODES[p.code].stops]
+    if not problems:
+        return Refused("nothing stands in the way", where=reading.inspection.source)
+    # What is known to be wrong comes before what could be answered.
+    problems.sort(key=lambda p: PROBLEM_CODES[p.code].outcome != "FAIL")
+    first, spec = problems[0], PROBLEM_CODES[problems[0].code]
+    kind: type[AdaptrixError] = Refused
+    if first.code == "wrong_base":
+        kind = IncompatibleAdapter
+    elif spec.status == FormatError.exit_status:
+        kind = UsageError if spec.outcome == "INCONCLUSIVE" else FormatError
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    where = first.where or reading.inspection.source
+    return kind(first.message + more, where=where, hint=first.hint, code=first.code)
+
+
+def _choose(contents: Contents) -> tuple[Format, Recognition] | None:
+    best: tuple[Format, Recognition] | None = None
+    if not contents.tensor_files and contents.config is None:
+        return None
+    for form in FORMATS:
+        found = form.recognise(contents)
+        if found is not None and (best is None or found.score > best[1].score):
+            best = (form, found)
+    return best
+
+
+def _read(form: Format, contents: Contents, options: ReadOptions) -> Draft:
+    if not contents.tensor_files:
+        return _without_weights(form, contents)
+    if form.write is not None and not contents.is_one_state:
+        names = ", ".join(file.name for file in contents.tensor_files[:8])
+        problem = Problem.of("multiple_adapters", f"several weight files: {names}")
+        return refuse(contents, method="lora", problems=(problem,), reason="several adapters")
+    return form.read(contents, options)
+
+
+def _without_weights(form: Format, contents: Contents) -> Draft:
+    config, problems = parse_config(contents.config if form.name == "peft" else None)
+    missing = Problem.of("missing_weights", "a configuration without a weight file")
+    refused = method_problem(contents, config)
+    method = config.peft_type.lower() if form.name == "peft" else "lora"
+    found = (*([refused] if refused else []), missing, *problems)
+    return refuse(
+        contents, method=method, problems=found, reason="", base_name=config.base_name
+    )
+
+
+def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
+    name = UNKNOWN
+    if contents.alternatives:
+        message = f"folders {', '.join(contents.alternatives[:8])} each hold weights"
+        problem = Problem.of("multiple_adapters", message)
+    elif contents.tensor_files:
+        first = next(iter(contents.tensors))
+        message = f"{len(contents.tensors)} tensors that no known format explains, first {first}"
+        problem = Problem.of("not_an_adapter", message)
+    elif contents.config is not None:
+        problem = Problem.of("missing_weights", "a configuration without a weight file")
+    elif contents.foreign:
+        name, problem = foreign_problem(contents.foreign[0])
+    else:
+        problem = Problem.of("not_an_adapter", "no weight file and no adapter_config.json")
+    draft = Draft(
+        method=UNKNOWN,
+        total=len(contents.tensors),
+        unknown=tuple(contents.tensors),
+        problems=(problem,),
+    )
+    return FormatReport(name=name, method=UNKNOWN), draft
+
+
+def _finish(
+    location: str, report: FormatReport, draft: Draft, options: ReadOptions
+) -> Reading:
+    """Detect, rename, check, and build the adapter when nothing stands in the way."""
+    draft = _with(draft, check_structure(draft))
+    claims = Claims(
+        base_name=draft.base_name,
+        base_class=draft.base_class,
+        architecture=draft.architecture,
+        base_model_type=str((options.base_config or {}).get("model_type", "")),
+    )
+    detection = _settled(detect(_observations(draft), claims), draft, options)
+    stopped = _stops(draft.problems)
+    sound = not any(p.code in _BROKEN for p in draft.problems)
+    family = "phi" if options.source_layout and detection.family == UNKNOWN else detection.family
+    sizes = dimensions_of(options.base_config) if options.base_config else Dimensions()
+    named = canonical_names(draft, family, sizes, options) if sound else _as_found(draft)
+    fit = Fit(compatible=None)
+    if sound and draft.factors:
+        fit = check_fit(named.factors, named.replacements, family, draft.base_name, options)
+    draft = _with(draft, [*named.problems, *fit.problems, *_family_problem(draft, detection)])
+    draft = _with(draft, _empty(draft))
+    if not stopped and draft.factors:
+        draft = _with(draft, _values(draft, options))
+    modules = adapted_modules(named.factors, family, fan_in_fan_out=draft.fan_in_fan_out)
+    adapter = None
+    if not _stops(draft.problems):
+        adapter = Adapter(
+            modules=modules,
+            replacements=named.replacements,
+            family="" if family == UNKNOWN else family,
+            base_name=draft.base_name,
+            base_revision=named.base_revision,
+            format=report.name,
+            layout=named.layout,
+            method=draft.method,
+            task_type=draft.task_type or "CAUSAL_LM",
+            needs_base=draft.needs_base,
+            extra=named.extra,
+        )
+    inspection = inspection_of(location, report, draft, named, modules, detection, fit, adapter)
+    return Reading(inspection=inspection, adapter=adapter)
+
+
+_BROKEN = {"invalid_rank", "sharded_state", "shape_mismatch", "rank_mismatch"}
+"""Problems after which shapes mean nothing: no renaming, no comparison with a base."""
+
+
+def _observations(draft: Draft) -> list[Observation]:
+    seen = [
+        Observation(path=f.path, out_features=f.b.shape[0], in_features=f.a.shape[1])
+        for f in draft.factors
+        if len(f.a.shape) == 2 and f.b.shape
+    ]
+    flat = [Observation(path=f.path) for f in draft.factors if len(f.a.shape) != 2]
+    return [*seen, *flat, *(Observation(path=path) for path in draft.hints)]
+
+
+def _settled(detection: Detection, draft: Draft, options: ReadOptions) -> Detection:
+    """``--base`` names the family of modules that no vocabulary has."""
+    model_type = str((options.base_config or {}).get("model_type", ""))
+    known = family_of_model_type(model_type)
+    if detection.family != UNKNOWN or not model_type or known is not None or not draft.factors:
+        return detection
+    return replace(
+        detection,
+        family=model_type,
+        confidence=0.5,
+        candidates=(Candidate(family=model_type, probability=0.5),),
+    )
+
+
+def _as_found(draft: Draft) -> Named:
+    return Named(
+        layout=draft.layout or "transformers",
+        factors=draft.factors,
+        replacements=draft.replacements,
+        extra=dict(draft.extra),
+        base_revision=draft.base_revision,
+    )
+
+
+def _family_problem(draft: Draft, detection: Detection) -> list[Problem]:
+    if not draft.factors or detection.family != UNKNOWN:
+        return []
+    likely = ", ".join(f"{c.family} {c.probability:.2f}" for c in detection.candidates[:4])
+    message = f"the modules fit several families: {likely}" if likely else "no known family"
+    return [Problem.of("unknown_family", message)]
+
+
+def _empty(draft: Draft) -> list[Problem]:
+    """A source that was read and holds no pair of factors."""
+    if draft.factors or _stops(draft.problems):
+        return []
+    return [Problem.of("not_an_adapter", "no pair of LoRA factors")]
+
+
+def _values(draft: Draft, options: ReadOptions) -> tuple[Problem, ...]:
+    if options.check_values:
+        return check_values(draft)
+    return (Problem.of("unchecked_values", "values were not read"),)
+
+
+def _stops(problems: Iterable[Problem]) -> bool:
+    return any(p.severity is Severity.ERROR and PROBLEM_CODES[p.code].stops for p in problems)
+
+
+def _with(draft: Draft, problems: Iterable[Problem]) -> Draft:
+    return replace(draft, problems=(*draft.problems, *problems))

@@ -1,0 +1,1 @@
+"""One file per format that a canonical adapter can be written in."""

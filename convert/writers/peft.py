@@ -1,0 +1,170 @@
+"""Writes what PEFT 0.8 and later load: the canonical stored form of every adapter.
+
+``adapter_model.safetensors`` with PEFT's keys, sorted, and the smallest
+``adapter_config.json`` that says the same: patterns carry full module paths, so that the
+matching rules before and after PEFT 0.14 agree on every module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+
+from adaptrix.convert.safetensors_file import safetensors_bytes
+from adaptrix.convert.writers.files import bytes_file, encoded_file
+from adaptrix.convert.writers.scales import Alphas, alphas_of, most_common, number
+from adaptrix.convert.writers.targets import target_modules
+from adaptrix.convert.written import Written
+from adaptrix.schema import media_types
+from adaptrix.schema.adapter import (
+    AdaptedModule,
+    Adapter,
+    ModuleKind,
+    Replacement,
+    ReplacementRole,
+    module_tensors,
+)
+from adaptrix.schema.canonical import Json
+from adaptrix.schema.errors import Refused
+from adaptrix.schema.report import Fidelity
+from adaptrix.schema.tensor import LazyTensor
+
+_PREFIX = "base_model.model."
+_HEADS = ("classifier", "score")
+
+
+def write(adapter: Adapter) -> Written:
+    """The adapter as PEFT's two files.
+
+    Raises:
+        Refused: PEFT has no configuration that means this adapter.
+    """
+    if not adapter.modules:
+        raise Refused("an adapter without modules cannot be written", where="peft")
+    alphas = alphas_of(adapter.modules)
+    config = _config(adapter, alphas)
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    tensors = file_tensors(adapter)
+    weights = encoded_file(
+        "adapter_model.safetensors",
+        partial(safetensors_bytes, tensors, {"format": "pt"}),
+        media_types.WEIGHT_RAW,
+    )
+    settings = bytes_file("adapter_config.json", text.encode(), media_types.WEIGHT_CONFIG_RAW)
+    exact = alphas.max_error == 0.0
+    return Written(
+        files=(weights, settings),
+        fidelity=Fidelity.EXACT if exact else Fidelity.ROUNDING,
+        max_abs_error=alphas.max_error,
+        tensors=len(tensors),
+    )
+
+
+def file_tensors(adapter: Adapter) -> dict[str, LazyTensor]:
+    """Tensors under the names that PEFT's own saver gives them."""
+    adapted = {module.path for module in adapter.modules}
+    found: dict[str, LazyTensor] = {}
+    for module in adapter.modules:
+        found.update({_PREFIX + n: t for n, t in module_tensors(module).items()})
+    for replacement in adapter.replacements:
+        found[_PREFIX + _key(replacement, adapted)] = replacement.tensor
+    return found
+
+
+def _key(replacement: Replacement, adapted: set[str]) -> str:
+    if replacement.role is ReplacementRole.TRAINABLE_TOKENS:
+        return f"{replacement.parameter}.token_adapter.trainable_tokens_delta"
+    module, _, leaf = replacement.parameter.rpartition(".")
+    if replacement.role is ReplacementRole.MODULES_TO_SAVE or module not in adapted:
+        return replacement.parameter
+    # A wrapped module keeps the base's own parameters below base_layer since PEFT 0.7.
+    return f"{module}.base_layer.{leaf}"
+
+
+def _config(adapter: Adapter, alphas: Alphas) -> dict[str, Json]:
+    modules = adapter.modules
+    rank, alpha = most_common([(m.rank, alphas.values[m.path]) for m in modules])
+    config: dict[str, Json] = {
+        "peft_type": "LORA",
+        "task_type": adapter.task_type or None,
+        "base_model_name_or_path": adapter.base_name or None,
+        "r": rank,
+        "lora_alpha": number(alpha),
+        "lora_dropout": _dropout(adapter),
+        "target_modules": list(target_modules(adapter)),
+        "bias": _bias(adapter),
+        "fan_in_fan_out": any(m.kind is ModuleKind.CONV1D for m in modules),
+        "modules_to_save": _modules_to_save(adapter) or None,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+    if adapter.base_revision:
+        config["revision"] = adapter.base_revision
+    if alphas.rslora:
+        config["use_rslora"] = True
+    if _every_or_none(modules, "magnitude"):
+        config["use_dora"] = True
+    if _every_or_none(modules, "bias_delta"):
+        config["lora_bias"] = True
+    ranks = {m.path: m.rank for m in modules if m.rank != rank}
+    scaled = {p: number(value) for p, value in alphas.values.items() if value != alpha}
+    if ranks:
+        config["rank_pattern"] = _longest_first(ranks)
+    if scaled:
+        config["alpha_pattern"] = _longest_first(scaled)
+    if rows := _token_rows(adapter):
+        config["trainable_token_indices"] = rows
+    return config
+
+
+def _longest_first(pattern: Mapping[str, Json]) -> dict[str, Json]:
+    return dict(sorted(pattern.items(), key=lambda entry: (-len(entry[0]), entry[0])))
+
+
+def _dropout(adapter: Adapter) -> float:
+    value = adapter.extra.get("lora_dropout", 0.0)
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1 else 0.0
+
+
+def _every_or_none(modules: tuple[AdaptedModule, ...], name: str) -> bool:
+    """Whether all modules have it; PEFT has one switch for all of them."""
+    having = [m for m in modules if getattr(m, name) is not None]
+    if having and len(having) != len(modules):
+        raise Refused(
+            f"{len(having)} of {len(modules)} modules have a {name.replace('_', ' ')}; "
+            "PEFT's configuration says all or none",
+            where="peft",
+            code="unsupported_target",
+        )
+    return bool(having)
+
+
+def _bias(adapter: Adapter) -> str:
+    adapted = {m.path for m in adapter.modules}
+    biases = [r for r in adapter.replacements if r.role is ReplacementRole.BIAS]
+    if not biases:
+        return "none"
+    inside = all(r.parameter.rpartition(".")[0] in adapted for r in biases)
+    return "lora_only" if inside else "all"
+
+
+def _modules_to_save(adapter: Adapter) -> list[str]:
+    """Modules to declare: the producer's names where they cover, else the parents."""
+    declared = adapter.extra.get("modules_to_save")
+    names = [n for n in declared if isinstance(n, str)] if isinstance(declared, list) else []
+    found: set[str] = set()
+    for replacement in adapter.replacements:
+        if replacement.role is ReplacementRole.MODULES_TO_SAVE:
+            covering = [n for n in (*names, *_HEADS) if f".{n}." in f".{replacement.parameter}"]
+            parent = replacement.parameter.rpartition(".")[0]
+            found.add(covering[0] if covering else parent)
+    return sorted(found)
+
+
+def _token_rows(adapter: Adapter) -> dict[str, Json]:
+    return {
+        r.parameter.rpartition(".")[2]: list(r.rows)
+        for r in adapter.replacements
+        if r.role is ReplacementRole.TRAINABLE_TOKENS
+    }

@@ -1,0 +1,55 @@
+"""From the canonical adapter to files, and the digest of its tensors. Stable."""
+
+from __future__ import annotations
+
+import hashlib
+
+from adaptrix.convert.formats import FORMATS
+from adaptrix.convert.tensor_file import tensor_chunks
+from adaptrix.convert.written import Written, WrittenFile
+from adaptrix.schema.adapter import Adapter
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.errors import UsageError
+
+__all__ = ["TARGETS", "Written", "WrittenFile", "tensors_digest", "write_adapter"]
+
+_WRITERS = {form.name: form.write for form in FORMATS if form.write is not None}
+TARGETS: tuple[str, ...] = tuple(sorted(_WRITERS))
+"""Names that :func:`write_adapter` accepts."""
+
+
+def write_adapter(adapter: Adapter, format_name: str) -> Written:
+    """The adapter in another format.
+
+    Args:
+        adapter: What to write.
+        format_name: One of :data:`TARGETS`.
+
+    Raises:
+        UsageError: no such format.
+        Refused: the format cannot express this adapter exactly.
+    """
+    writer = _WRITERS.get(format_name)
+    if writer is None:
+        raise UsageError(
+            f"no writer for format {format_name[:40]!r}",
+            where="--to",
+            hint=f"Choose one of {', '.join(TARGETS)}.",
+        )
+    return writer(adapter)
+
+
+def tensors_digest(adapter: Adapter) -> Digest:
+    """SHA-256 of the canonical tensors, whatever file they came from.
+
+    For each tensor, sorted by name: the name, a NUL, the dtype, a NUL, the shape as decimal
+    numbers joined by commas, a NUL, and the little-endian bytes.
+    """
+    tensors = adapter.tensors()
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        shape = ",".join(map(str, tensor.shape))
+        digest.update(f"{name}\0{tensor.dtype.value}\0{shape}\0".encode())
+        for chunk in tensor_chunks(tensors, [name], lambda _: 0):
+            digest.update(chunk)
+    return Digest(digest.hexdigest())
