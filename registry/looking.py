@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
-
 from adaptrix.convert.source import AdapterFiles, FileSource
 from adaptrix.registry.reports import LogRow, MoveRow, Row, ShowReport, StoredAdapter
 from adaptrix.registry.resolve import resolve, target
@@ -53,11 +53,13 @@ def open_version(home: Home, text: str) -> StoredAdapter:
 
 
 def _adapter(home: Home, digest: Digest, reference: str, *, family: str) -> Adapter:
-    options = ReadOptions(check_values=False, family=family or None)
+    # The values were checked when it was stored; verify checks them again.
+    options = ReadOptions(check_values=False)
     reading = read_adapter(version_files(home, digest, reference), options)
     if reading.adapter is None:
         raise refusal(reading)
-    return reading.adapter
+    # What the source told of its family, its canonical files may tell no more.
+    return replace(reading.adapter, family=family)
 
 
 def ls(home: Home, pattern: str | None) -> tuple[Row, ...]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter
 from adaptrix.convert.writing import tensors_digest
-
 from adaptrix.registry.looking import version_files
 from adaptrix.registry.reports import VerifyReport
 from adaptrix.registry.resolve import resolve
@@ -43,7 +42,7 @@ def verify(home: Home, text: str, *, base: str | None) -> VerifyReport:
     found = _Findings()
     _check_blobs(home, manifest, found)
     if not found.problems:
-        options = ReadOptions(family=manifest.record.family or None)
+        options = ReadOptions()
         if base is not None:
             options = read_options(PullRequest(source=reference, base=base))
         reading = read_adapter(version_files(home, digest, reference), options)

@@ -28,7 +28,9 @@ from adaptrix.schema.canonical import Json
 from adaptrix.schema.report import Problem
 from adaptrix.schema.tensor import LazyTensor
 
-_NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,4})\.)?(?P<module>[\w.]+?)\.weight\.lora_(?P<side>[ab])")
+_NAME = re.compile(
+    r"(?:blk\.(?P<layer>\d{1,4})\.)?(?P<module>[\w.]+?)\.weight\.lora_(?P<side>[ab])"
+)
 
 
 def recognise(contents: Contents) -> Recognition | None:
@@ -125,9 +127,7 @@ def _path(name: str, architecture: GgufArchitecture) -> str | None:
     return None if tail is None else f"model.layers.{int(match['layer'])}.{tail}"
 
 
-def _factors(
-    path: str, sides: Mapping[str, str], tensors: Mapping[str, LazyTensor]
-) -> Factors:
+def _factors(path: str, sides: Mapping[str, str], tensors: Mapping[str, LazyTensor]) -> Factors:
     a, b = tensors[sides["a"]], tensors[sides["b"]]
     embedding = path.endswith("embed_tokens")
     if embedding and len(a.shape) == 2:

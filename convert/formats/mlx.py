@@ -20,7 +20,7 @@ from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers.mlx import write
 from adaptrix.schema.adapter import BaseRequirement, ModuleKind, Scale
 from adaptrix.schema.canonical import Json
-from adaptrix.schema.report import IgnoredTensor, Problem
+from adaptrix.schema.report import Problem
 from adaptrix.schema.tensor import LazyTensor
 
 _LEAF = re.compile(r"(?P<path>.+)\.(?P<leaf>lora_a|lora_b|m)")

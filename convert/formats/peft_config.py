@@ -201,7 +201,9 @@ def _ranks(config: Mapping[str, Json], problems: list[Problem]) -> dict[str, int
     for key, value in _object(config, "rank_pattern").items():
         rank = whole_rank(value)
         if rank is None:
-            problems.append(_invalid(f"rank_pattern.{key}", f"got {str(value)[:40]}", "invalid_rank"))
+            problems.append(
+                _invalid(f"rank_pattern.{key}", f"got {str(value)[:40]}", "invalid_rank")
+            )
         else:
             found[key] = rank
     return found

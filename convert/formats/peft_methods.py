@@ -46,7 +46,9 @@ def method_problem(contents: Contents, config: PeftConfig) -> Problem | None:
         message = f"{kind} stores virtual tokens, not weight updates"
         return Problem.of("soft_prompt", message, where=where)
     if kind == "IA3":
-        return Problem.of("ia3", "IA³ stores factors of activations, no low-rank update", where=where)
+        return Problem.of(
+            "ia3", "IA³ stores factors of activations, no low-rank update", where=where
+        )
     if kind in _ROUTED:
         message = f"{kind} mixes several adapters by a router"
         return Problem.of("routed_adapter", message, where=where)

@@ -70,7 +70,9 @@ class LoopbackHub:
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
 
     @property
     def endpoint(self) -> str:
@@ -154,7 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
         entries = []
         for path, data in found[1].items():
             entry: dict[str, object] = {
-                "type": "file", "path": path, "size": len(data), "oid": git_oid(data),
+                "type": "file",
+                "path": path,
+                "size": len(data),
+                "oid": git_oid(data),
             }
             if len(data) >= LFS_FROM:
                 oid = hashlib.sha256(data).hexdigest()
@@ -165,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, revision: str, path: str, *, body: bool) -> None:
         found = self._find(name, revision)
         if not found:
-            return
+            return None
         if path not in found[1]:
             return self._error(404, "EntryNotFound")
         self._send_bytes(found[1][path], found[0], body=body)
