@@ -19,7 +19,9 @@ _FACTOR = re.compile(
     r"(?:(?P<path>.*)\.)?(?P<leaf>lora_A|lora_B|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector)(?:\.(?P<rest>[^.]+(?:\.(?:weight|bias))?))?"
 )
-_TOKENS = re.compile(r"(?P<path>.*?)\.(?:token_adapter\.)?trainable_tokens_delta(?:\.(?P<name>[^.]+))?")
+_TOKENS = re.compile(
+    r"(?P<path>.*?)\.(?:token_adapter\.)?trainable_tokens_delta(?:\.(?P<name>[^.]+))?"
+)
 FACTOR_LEAVES = frozenset({
     "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B",
     "lora_magnitude_vector",

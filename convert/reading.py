@@ -23,7 +23,7 @@ from adaptrix.convert.architecture.families import family_of_model_type
 from adaptrix.convert.architecture.fit import Fit, check_fit
 from adaptrix.convert.checks import check_structure, check_values
 from adaptrix.convert.contents import Contents, gather
-from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
+from adaptrix.convert.draft import Draft, Format, Recognition, refuse
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.formats.peft_config import parse_config
 from adaptrix.convert.formats.peft_methods import method_problem
@@ -74,9 +74,7 @@ def read_adapter(files: AdapterFiles, options: ReadOptions = ReadOptions()) -> R
     else:
         form, recognition = chosen
         draft = _read(form, contents, options)
-        report = FormatReport(
-            name=form.name, method=draft.method, evidence=recognition.evidence
-        )
+        report = FormatReport(name=form.name, method=draft.method, evidence=recognition.evidence)
     if contents.ignored_files:
         message = f"left aside: {', '.join(contents.ignored_files[:8])}"
         draft = _with(draft, [Problem.of("ignored_files", message)])
@@ -128,9 +126,7 @@ def _without_weights(form: Format, contents: Contents) -> Draft:
     refused = method_problem(contents, config)
     method = config.peft_type.lower() if form.name == "peft" else "lora"
     found = (*([refused] if refused else []), missing, *problems)
-    return refuse(
-        contents, method=method, problems=found, reason="", base_name=config.base_name
-    )
+    return refuse(contents, method=method, problems=found, reason="", base_name=config.base_name)
 
 
 def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
@@ -157,9 +153,7 @@ def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
     return FormatReport(name=name, method=UNKNOWN), draft
 
 
-def _finish(
-    location: str, report: FormatReport, draft: Draft, options: ReadOptions
-) -> Reading:
+def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOptions) -> Reading:
     """Detect, rename, check, and build the adapter when nothing stands in the way."""
     draft = _with(draft, check_structure(draft))
     claims = Claims(
@@ -197,7 +191,16 @@ def _finish(
             needs_base=draft.needs_base,
             extra=named.extra,
         )
-    inspection = inspection_of(location, report, draft, named, modules, detection, fit, adapter)
+    inspection = inspection_of(
+        source=location,
+        report=report,
+        draft=draft,
+        named=named,
+        modules=modules,
+        detection=detection,
+        fit=fit,
+        adapter=adapter,
+    )
     return Reading(inspection=inspection, adapter=adapter)
 
 

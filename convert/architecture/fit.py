@@ -78,7 +78,7 @@ def _mismatches(factors: Sequence[Factors], family: Family, sizes: Dimensions) -
     for pair in factors:
         symbols = shape_of(family, pair.path)
         if symbols is None:
-            if not pair.path.split(".")[0] in {"score", "classifier"}:
+            if pair.path.split(".")[0] not in {"score", "classifier"}:
                 found.append(f"{family.name} has no module {pair.path}")
             continue
         wanted = [sizes.evaluate(side) for side in symbols.split(",")]

@@ -20,7 +20,7 @@ from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers.mlx import write
 from adaptrix.schema.adapter import BaseRequirement, ModuleKind, Scale
 from adaptrix.schema.canonical import Json
-from adaptrix.schema.report import IgnoredTensor, Problem
+from adaptrix.schema.report import Problem
 from adaptrix.schema.tensor import LazyTensor
 
 _LEAF = re.compile(r"(?P<path>.+)\.(?P<leaf>lora_a|lora_b|m)")
@@ -79,8 +79,8 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             message = f"has {', '.join(sorted(leaves))} and lacks the rest of its pair"
             problems.append(Problem.of("unpaired_factor", message, where=path))
             unknown += leaves.values()
-        elif problem := _not_matrices(path, leaves, contents.tensors):
-            problems.append(problem)
+        elif shapeless := _not_matrices(path, leaves, contents.tensors):
+            problems.append(shapeless)
             unknown += leaves.values()
         else:
             factors.append(_factors(path, leaves, contents.tensors, scale))

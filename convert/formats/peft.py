@@ -89,7 +89,11 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         replacements=rest.replacements,
         ignored=rest.ignored,
         unknown=tuple(sorted({*unknown, *lacking, *rest.unknown})),
-        problems=(*problems, *_magnitude_problems(config, factors), *_unused(config, factors, rest)),
+        problems=(
+            *problems,
+            *_magnitude_problems(config, factors),
+            *_unused(config, factors, rest),
+        ),
         base_name=config.base_name,
         base_revision=config.base_revision,
         base_class=config.base_class,

@@ -52,9 +52,7 @@ class Named:
     evidence: tuple[str, ...] = ()
 
 
-def canonical_names(
-    draft: Draft, family: str, sizes: Dimensions, options: ReadOptions
-) -> Named:
+def canonical_names(draft: Draft, family: str, sizes: Dimensions, options: ReadOptions) -> Named:
     """Rename and split as the family's naming requires.
 
     Args:
@@ -242,9 +240,7 @@ def _extra(draft: Draft, layout: str) -> dict[str, Json]:
     targets = extra.get("target_modules")
     if layout != "phi-l4" and isinstance(targets, list):
         names = {
-            new
-            for target in targets
-            for new in _RENAMED_TARGETS.get(str(target), (str(target),))
+            new for target in targets for new in _RENAMED_TARGETS.get(str(target), (str(target),))
         }
         extra["target_modules"] = sorted(names)
     if layout in {"phi-l1", "phi-l2"}:

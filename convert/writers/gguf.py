@@ -56,7 +56,9 @@ def write(adapter: Adapter) -> Written:
     for module in adapter.modules:
         tensors |= _tensors(module)
     file = encoded_file(
-        "adapter.gguf", partial(gguf_bytes, _fields(adapter, stored), tensors), media_types.WEIGHT_RAW
+        "adapter.gguf",
+        partial(gguf_bytes, _fields(adapter, stored), tensors),
+        media_types.WEIGHT_RAW,
     )
     return Written(
         files=(file,),
