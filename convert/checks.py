@@ -35,18 +35,15 @@ def check_structure(draft: Draft) -> tuple[Problem, ...]:
 def _structure(factors: Factors) -> Problem | None:
     """The first thing wrong with one pair."""
     a, b, path = factors.a, factors.b, factors.path
-    if any(len(t.shape) == 1 or not t.shape for t in (a, b)):
-        message = f"factors of shapes {list(a.shape)} and {list(b.shape)}: not gathered"
-        return Problem.of("sharded_state", message, where=path)
+    shapes = f"factors of shapes {list(a.shape)} and {list(b.shape)}"
+    if any(len(t.shape) < 2 for t in (a, b)):
+        return Problem.of("sharded_state", f"{shapes}: not gathered", where=path)
     rank = a.shape[0]
-    if rank == 0 or b.shape[1] == 0:
-        message = f"factors of shapes {list(a.shape)} and {list(b.shape)} have rank 0"
+    if not 1 <= min(rank, b.shape[1]) <= MAX_RANK:
+        message = f"{shapes}: a rank is from 1 to {MAX_RANK}"
         return Problem.of("invalid_rank", message, where=path)
     if 0 in a.shape or 0 in b.shape:
-        message = f"factors of shapes {list(a.shape)} and {list(b.shape)}: not gathered"
-        return Problem.of("sharded_state", message, where=path)
-    if rank > MAX_RANK:
-        return Problem.of("invalid_rank", f"rank {rank}, at most {MAX_RANK}", where=path)
+        return Problem.of("sharded_state", f"{shapes}: not gathered", where=path)
     if len(b.shape) == 3 and len(a.shape) == 2:
         message = f"a merged linear layer of PEFT 0.2 whose blocks are not known ({list(b.shape)})"
         return Problem.of("unsupported_method", message, where=path)

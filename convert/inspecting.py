@@ -24,6 +24,7 @@ from adaptrix.schema.tensor import LazyTensor
 
 
 def inspection_of(
+    *,
     source: str,
     report: FormatReport,
     draft: Draft,
@@ -35,7 +36,7 @@ def inspection_of(
 ) -> Inspection:
     """Everything that ``inspect`` says about ``source``."""
     tensors = _tensors(draft, adapter)
-    kinds = {module.path: module.kind.value for module in modules}
+    kinds = {str(module.path): module.kind.value for module in modules}
     pairs = sorted(named.factors, key=lambda pair: pair.path)
     return Inspection(
         source=source,

@@ -191,7 +191,16 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             needs_base=draft.needs_base,
             extra=named.extra,
         )
-    inspection = inspection_of(location, report, draft, named, modules, detection, fit, adapter)
+    inspection = inspection_of(
+        source=location,
+        report=report,
+        draft=draft,
+        named=named,
+        modules=modules,
+        detection=detection,
+        fit=fit,
+        adapter=adapter,
+    )
     return Reading(inspection=inspection, adapter=adapter)
 
 

@@ -25,7 +25,7 @@ UNKNOWN = "unknown"
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|layer|blocks|block)\.(\d{1,5})(?=\.)")
 _SHOWN = 0.005
-_NAMED = 0.5
+_NAMED = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,11 +68,11 @@ _BERT_BLOCK = (
     "attention.output.dense h,h intermediate.dense i,h output.dense h,i "
 )
 _T5 = {
-    **_block("encoder.block.{}.layer.0.SelfAttention.", "q q,h k q,h v q,h o h,q"),
-    **_block("encoder.block.{}.layer.1.DenseReluDense.", "wi i,h wi_0 i,h wi_1 i,h wo h,i"),
-    **_block("decoder.block.{}.layer.0.SelfAttention.", "q q,h k q,h v q,h o h,q"),
-    **_block("decoder.block.{}.layer.1.EncDecAttention.", "q q,h k q,h v q,h o h,q"),
-    **_block("decoder.block.{}.layer.2.DenseReluDense.", "wi i,h wi_0 i,h wi_1 i,h wo h,i"),
+    **_block("encoder.block.{}.layer.{}.SelfAttention.", "q q,h k q,h v q,h o h,q"),
+    **_block("encoder.block.{}.layer.{}.DenseReluDense.", "wi i,h wi_0 i,h wi_1 i,h wo h,i"),
+    **_block("decoder.block.{}.layer.{}.SelfAttention.", "q q,h k q,h v q,h o h,q"),
+    **_block("decoder.block.{}.layer.{}.EncDecAttention.", "q q,h k q,h v q,h o h,q"),
+    **_block("decoder.block.{}.layer.{}.DenseReluDense.", "wi i,h wi_0 i,h wi_1 i,h wo h,i"),
     **_block("", "shared h,v lm_head v,h"),
 }
 _SEQ = "q_proj h,h k_proj h,h v_proj h,h out_proj h,h "
@@ -93,7 +93,7 @@ _UNET = {
     f"{place}.transformer_blocks.{{}}.{module}": "?,?"
     for place in ("down_blocks.{}.attentions.{}", "up_blocks.{}.attentions.{}", "mid_block.attentions.{}")
     for module in (
-        *(f"attn{n}.{p}" for n in (1, 2) for p in ("to_q", "to_k", "to_v", "to_out.{}")),
+        *(f"attn{n}.{p}" for n in (1, 2) for p in ("to_q", "to_k", "to_v", "to_out.{}", "to_out")),
         "ff.net.{}.proj", "ff.net.{}",
     )
 }  # fmt: skip
@@ -189,6 +189,7 @@ FAMILIES: tuple[Family, ...] = (
     _family("bert", 0.03, "bert.", r"(?<![a-z])bert", _encoder("bert.")),
     _family("roberta", 0.03, "roberta.", r"(?<!xlm-)roberta", _encoder("roberta.")),
     _family("xlm-roberta", 0.006, "roberta.", r"xlm-?r", _encoder("roberta.")),
+    _family("big_bird", 0.001, "bert.", r"big-?bird", _encoder("bigbird.")),
     _family("electra", 0.002, "electra.", r"electra", _encoder("electra.")),
     _family(
         "distilbert", 0.02, "distilbert.", r"distilbert",

@@ -188,7 +188,9 @@ def _reordered(
     config = options.base_config
     sizes = dimensions_of(config) if config else known.dimensions if known else Dimensions()
     for pair in factors:
-        if pair.path.endswith(FUSED_QKV):
+        if not all(len(t.shape) == 2 for t in (pair.a, pair.b)):
+            pass  # the check of shapes reports it
+        elif pair.path.endswith(FUSED_QKV):
             if pair.b.shape[0] == 3 * pair.a.shape[-1]:
                 found += split(pair, pair.path.removesuffix(".Wqkv"), "phi-l2", None)
                 continue
@@ -199,7 +201,9 @@ def _reordered(
             if heads is None or pair.b.shape[0] % (2 * heads):
                 problems.append(_heads_unknown(pair.path))
             else:
-                pair = replace(pair, b=take_rows(pair.b, unpaired_rows(pair.b.shape[0], heads)))
+                rows = unpaired_rows(pair.b.shape[0], heads)
+                found.append(replace(pair, b=take_rows(pair.b, rows)))
+                continue
         found.append(pair)
     return found, problems[:1]
 

@@ -79,8 +79,8 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             message = f"has {', '.join(sorted(leaves))} and lacks the rest of its pair"
             problems.append(Problem.of("unpaired_factor", message, where=path))
             unknown += leaves.values()
-        elif problem := _not_matrices(path, leaves, contents.tensors):
-            problems.append(problem)
+        elif shapeless := _not_matrices(path, leaves, contents.tensors):
+            problems.append(shapeless)
             unknown += leaves.values()
         else:
             factors.append(_factors(path, leaves, contents.tensors, scale))

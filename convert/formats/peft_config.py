@@ -160,7 +160,7 @@ def _list(value: Json) -> Sequence[Json]:
 
 def whole_rank(value: Json) -> int | None:
     """``value`` as a rank, or None when it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     whole = 1 <= value <= MAX_RANK and int(value) == value
     return int(value) if whole else None
@@ -170,8 +170,8 @@ def finite_alpha(value: Json) -> float | None:
     """``value`` as an alpha, or None when it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    small = value == value and abs(value) <= 1e12
-    return float(value) if small and math.isfinite(value) else None
+    # Compared before it is widened: an int of 400 digits is no float.
+    return float(value) if -1e12 <= value <= 1e12 else None
 
 
 def _rank(config: Mapping[str, Json], problems: list[Problem]) -> int | None:

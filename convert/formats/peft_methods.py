@@ -32,6 +32,14 @@ _LEAF = re.compile(
     r"|ln_tuning|c3a|road|hira|delora|gralora|psoft|shira|frod|glora|pvera|waveft|deft)_\w+"
     r"|loras?|trainable_tokens_delta)(?:\..*)?$"
 )
+_UNET = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+_PLACES = (
+    (re.compile(r"\.processor\.(to_[a-z]+)_lora\..*"), r".\1"),
+    (re.compile(r"\.adapters\..*"), ".dense"),
+    (re.compile(r"^lora_unet_(?:(?:down|up|input|output)_blocks|mid(?:dle)?_block)_.*"), _UNET),
+    (re.compile(r"^unet:\d+:(?:up|down)$"), _UNET),
+)
+"""Keys whose modules cannot be read off, and a module of the same family."""
 
 
 def method_problem(contents: Contents, config: PeftConfig) -> Problem | None:
@@ -59,11 +67,14 @@ def method_problem(contents: Contents, config: PeftConfig) -> Problem | None:
 def module_hints(contents: Contents) -> tuple[str, ...]:
     """Paths of the modules that any method's tensors belong to."""
     found: dict[str, None] = {}
-    for name in contents.tensors:
-        bare = strip_wrappers(name)
-        path = _LEAF.sub("", bare)
-        if path != bare:
-            found[path] = None
-        elif parse_key(name).leaf in FACTOR_LEAVES:
-            found[parse_key(name).path] = None
+    for file in contents.tensor_files:
+        for name in file.tensors:
+            bare = strip_wrappers(name)
+            path = _LEAF.sub("", bare)
+            for pattern, place in _PLACES:
+                path = pattern.sub(place, path)
+            if path != bare:
+                found[path] = None
+            elif parse_key(name).leaf in FACTOR_LEAVES:
+                found[parse_key(name).path] = None
     return tuple(found)

@@ -18,7 +18,8 @@ from adaptrix.schema.report import IgnoredTensor, Problem
 from adaptrix.schema.tensor import LazyTensor
 
 _EMBEDDINGS = {"embed_tokens", "lm_head"}
-_HEADS = {"classifier", "score", "qa_outputs"}
+_HEADS = {"classifier", "score", "qa_outputs", "pre_classifier"}
+_HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 
 
 @dataclass(slots=True)
@@ -84,7 +85,8 @@ def _role(parameter: str, key: Key, config: PeftConfig) -> ReplacementRole | Non
         return ReplacementRole.EMBEDDING
     if leaf == "bias" and config.bias != "none":
         return ReplacementRole.BIAS
-    if key.leaf == "parameter" and _HEADS & set(module.split(".")):
+    headed = config.task_type in _HEAD_TASKS or "Classification" in config.base_class
+    if key.leaf == "parameter" and headed and _HEADS & set(module.split(".")):
         return ReplacementRole.MODULES_TO_SAVE
     return None
 

@@ -1,8 +1,8 @@
-"""Rank and alpha of each module by the rule of the PEFT version that wrote the file.
+r"""Rank and alpha of each module by the rule of the PEFT version that wrote the file.
 
-Since 0.14 every pattern is matched on its own, as ``(.*\\.)?(key)$``, first hit in the
+Since 0.14 every pattern is matched on its own, as ``(.*\.)?(key)$``, first hit in the
 file's order. Versions 0.6 to 0.13 looked for one winning key among both patterns, as
-``.*\\.key$``, and read both values from that key alone. The ranks of the tensors can tell
+``.*\.key$``, and read both values from that key alone. The ranks of the tensors can tell
 which of the two was at work; where nothing tells and they disagree, that is said.
 """
 

@@ -33,6 +33,7 @@ class Kind:
         score: Score when all tensors are of this kind; scaled by their share.
         hint: What to do, when the code's own hint is too general.
         least: Smallest share of tensors that makes it this kind.
+        with_file: Whether ``keys`` looks at ``file:name``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Kind:
     score: float = 0.9
     hint: str = ""
     least: float = 0.3
+    with_file: bool = False
 
 
 def _kind(name: str, method: str, code: str, message: str, keys: str, **more: float | str) -> Kind:
@@ -55,6 +57,7 @@ def _kind(name: str, method: str, code: str, message: str, keys: str, **more: fl
         score=float(more.get("score", 0.9)),
         hint=str(more.get("hint", "")),
         least=float(more.get("least", 0.3)),
+        with_file=bool(more.get("with_file")),
     )
 
 
@@ -88,8 +91,8 @@ KINDS: tuple[Kind, ...] = (
     _kind("keras", "lora", _UNSUPPORTED, f"LoRA of Keras: {_LATER}", r"lora_(kernel|embeddings)_[ab]$", score=0.95),
     _kind("mlx-vlm", "lora", _UNSUPPORTED, f"LoRA of mlx-vlm: {_LATER}", r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|\w+)\.[AB]$", score=0.8),
     _kind("lora-vit", "lora", _UNSUPPORTED, f"LoRA of LoRA-ViT or Sam_LoRA: {_LATER}", r"^w_[ab]_\d+$", score=0.95),
-    _kind("per-layer", "lora", _UNSUPPORTED, f"one pickle of factors per layer, a program's own format: {_LATER}", r"^[^:]*layer_?\d+\.\w+:.*\.lora_[AB]$", score=0.94),
-    _kind("tensor-list", "lora", _UNSUPPORTED, "a bare list of matrices without names; perhaps factors of lora_diffusion", r"^([^:]*:)?\d+$", score=0.7, hint="Convert it to safetensors with the tool that wrote it."),
+    _kind("per-layer", "lora", _UNSUPPORTED, f"one pickle of factors per layer, a program's own format: {_LATER}", r"layer_?\d+\.\w+:.*\.lora_[AB]$", score=0.94, with_file=True),
+    _kind("tensor-list", "lora", _UNSUPPORTED, "a bare list of matrices without names; perhaps factors of lora_diffusion", r"^\d+$", score=0.7, hint="Convert it to safetensors with the tool that wrote it."),
     _kind("adalora", "adalora", _UNSUPPORTED, "AdaLoRA keeps singular values apart; their number is not stored", r"\.lora_E\b", score=0.97, least=0.1),
     _kind("loralib", "lora", _UNSUPPORTED, f"LoRA of microsoft/LoRA (loralib) or a program's own: {_LATER}", r"(^|\.)lora_[AB]$", score=0.9),
     _kind("phi-4-multimodal", "full_checkpoint", "full_checkpoint", "a base model that carries its own adapters", r"\.lora_[AB]\.(speech|vision)\.weight$", score=0.99, least=0.01),
@@ -107,16 +110,20 @@ _FOREIGN = {
 
 def recognise_kind(kind: Kind, contents: Contents) -> Recognition | None:
     """Recognise ``kind`` by the share of tensors that have its keys."""
-    names = list(contents.tensors)
+    names = [(file.name, name) for file in contents.tensor_files for name in file.tensors]
     if not names:
         return None
-    hits = [name for name in names if kind.keys.search(name)]
+    hits = [name for place, name in names if _is_hit(kind, place, name)]
     share = len(hits) / len(names)
     if not hits or share < kind.least:
         return None
     score = kind.score if kind.least < 0.3 else kind.score * (0.5 + 0.5 * share)
     evidence = f"{len(hits)} of {len(names)} keys look like {kind.name}, first {hits[0]}"
     return Recognition(score=score, evidence=(evidence,))
+
+
+def _is_hit(kind: Kind, place: str, name: str) -> bool:
+    return kind.keys.search(f"{place}:{name}" if kind.with_file else name) is not None
 
 
 def read_kind(kind: Kind, contents: Contents, _options: ReadOptions) -> Draft:

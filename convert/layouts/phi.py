@@ -99,20 +99,21 @@ def target(layout: str, path: str, layers: int | None = None) -> Target | None:
     if match is None:
         return None
     index, tail = int(match[1]), match[2]
-    if layout == "phi-l1":
-        if layers is not None and index == layers + 1:
-            end = {"ln": "model.final_layernorm", "linear": "lm_head"}.get(tail)
-            return Target(end) if end else None
-        # Index 0 is the embedding: block i of the model is layers.{i+1} here.
-        index -= 1
-        if index < 0 or (layers is not None and index >= layers):
-            return None
+    if layout != "phi-l1":
+        return _in_block(layout, index, tail)
+    if layers is not None and index == layers + 1:
+        end = {"ln": "model.final_layernorm", "linear": "lm_head"}.get(tail)
+        return Target(end) if end else None
+    # Index 0 is the embedding: block i of the model is layers.{i+1} here.
+    outside = index == 0 or (layers is not None and index > layers)
+    return None if outside else _in_block(layout, index - 1, tail)
+
+
+def _in_block(layout: str, index: int, tail: str) -> Target | None:
     mapped = BLOCK_MAP[layout].get(tail)
-    if mapped is None:
-        return None
     if mapped == FUSED:
         return Target(f"model.layers.{index}.self_attn", is_fused=True)
-    return Target(f"model.layers.{index}.{mapped}")
+    return Target(f"model.layers.{index}.{mapped}") if mapped else None
 
 
 def row_blocks(layout: str, rows: int, heads: int | None) -> tuple[Sequence[int] | slice, ...]:

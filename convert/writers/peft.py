@@ -63,7 +63,7 @@ def write(adapter: Adapter) -> Written:
 
 def file_tensors(adapter: Adapter) -> dict[str, LazyTensor]:
     """Tensors under the names that PEFT's own saver gives them."""
-    adapted = {module.path for module in adapter.modules}
+    adapted = {str(module.path) for module in adapter.modules}
     found: dict[str, LazyTensor] = {}
     for module in adapter.modules:
         found.update({_PREFIX + n: t for n, t in module_tensors(module).items()})
@@ -107,8 +107,10 @@ def _config(adapter: Adapter, alphas: Alphas) -> dict[str, Json]:
         config["use_dora"] = True
     if _every_or_none(modules, "bias_delta"):
         config["lora_bias"] = True
-    ranks = {m.path: m.rank for m in modules if m.rank != rank}
-    scaled = {p: number(value) for p, value in alphas.values.items() if value != alpha}
+    ranks: dict[str, Json] = {m.path: m.rank for m in modules if m.rank != rank}
+    scaled: dict[str, Json] = {
+        p: number(value) for p, value in alphas.values.items() if value != alpha
+    }
     if ranks:
         config["rank_pattern"] = _longest_first(ranks)
     if scaled:
@@ -141,7 +143,7 @@ def _every_or_none(modules: tuple[AdaptedModule, ...], name: str) -> bool:
 
 
 def _bias(adapter: Adapter) -> str:
-    adapted = {m.path for m in adapter.modules}
+    adapted = {str(m.path) for m in adapter.modules}
     biases = [r for r in adapter.replacements if r.role is ReplacementRole.BIAS]
     if not biases:
         return "none"
