@@ -104,7 +104,7 @@ class HuggingFaceHub:
     @contextmanager
     def _open(self, snapshot: Snapshot, file: RemoteFile, headers: dict[str, str]) -> Iterator[Any]:
         """GET the file, following redirects; the token goes to the Hub's own origin only."""
-        from huggingface_hub.utils import get_session  # noqa: PLC0415
+        from huggingface_hub import get_session  # noqa: PLC0415
 
         self._check_endpoint()
         where = f"{snapshot.repository}:{file.path}"

@@ -130,9 +130,8 @@ def _row_scale(factors: FusedFactors, module: nn.Module) -> torch.Tensor:
     weight = module.get_parameter("weight").float()
     total = weight + factors.delta()
     rows = total.T if factors.transposed else total
-    magnitude = factors.magnitude
-    assert magnitude is not None
-    return magnitude / rows.norm(dim=1)
+    norms: torch.Tensor = rows.norm(dim=1)
+    return norms.reciprocal() if factors.magnitude is None else factors.magnitude / norms
 
 
 def _probe(module: nn.Module) -> torch.Tensor:

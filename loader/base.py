@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from adaptrix.loader.structure import BaseStructure, structure_of, structure_of_folder
@@ -137,7 +138,7 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(place)
     own = next(model.parameters()).dtype
     compute = torch.float32 if target.type == "cpu" and own is torch.float16 else own
-    model.to(device=target, dtype=compute)
+    nn.Module.to(model, device=target, dtype=compute)
     model.eval()
     model.requires_grad_(False)
     config = canonical_json(_without_floats(json.loads(model.config.to_json_string())))

@@ -71,5 +71,5 @@ def merged_weight(weight: torch.Tensor, factors: FusedFactors) -> torch.Tensor:
         return torch.addmm(wide, factors.b, factors.a)
     total = wide + factors.delta()
     rows = total.T if factors.transposed else total
-    scaled = rows * (factors.magnitude / rows.norm(dim=1)).unsqueeze(1)
+    scaled: torch.Tensor = rows * (factors.magnitude / rows.norm(dim=1)).unsqueeze(1)
     return scaled.T if factors.transposed else scaled

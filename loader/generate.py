@@ -155,7 +155,8 @@ def generate(
     streamer = _Pieces(tokenizer, options.stop, rows[0], on_text) if on_text else None
     torch.manual_seed(options.seed)
     started = time.perf_counter()
-    out = base.model.generate(
+    model: Any = base.model
+    out = model.generate(
         input_ids=ids,
         attention_mask=mask.to(base.device),
         generation_config=_config(base, options, pad),

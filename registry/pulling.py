@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter, refusal
-
 from adaptrix.registry.card import read_card
 from adaptrix.registry.reports import PullReport
 from adaptrix.registry.resolve import default_name, resolve, target
@@ -22,6 +21,7 @@ from adaptrix.registry.sources import (
     require_online,
 )
 from adaptrix.registry.writing import Provenance, same_content, store_version
+from adaptrix.schema.canonical import Json
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import FormatError, InvalidReference, NotFound
 from adaptrix.schema.manifest import Manifest
@@ -89,7 +89,7 @@ def _base_config_path(base: str) -> Path | None:
     return None
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def _read_json(path: Path) -> dict[str, Json]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise FormatError("too large for a configuration", where=str(path))
     try:

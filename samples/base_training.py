@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
 from adaptrix.samples.corpus import GLUE, cloze, documents
@@ -82,6 +84,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> PhiForCausalLM:
     """A Phi of 3.4 million parameters, with Phi-2's partial rotary factor and biases."""
     torch.manual_seed(SEED)
     vocabulary = -(-len(tokenizer) // 64) * 64
+    settings: dict[str, Any] = {"partial_rotary_factor": 0.375}
     return PhiForCausalLM(
         PhiConfig(
             vocab_size=vocabulary,
@@ -90,7 +93,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> PhiForCausalLM:
             num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=4,
-            partial_rotary_factor=0.375,
+            **settings,
             max_position_embeddings=256,
             hidden_act="gelu_new",
             attention_dropout=0.0,
@@ -131,7 +134,7 @@ def rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> float:
 def train_base(model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float:
     """Train ``model`` in place through all phases and return the last mean loss."""
     target = device()
-    model.to(target).train()
+    nn.Module.to(model, target).train()
     loss = 0.0
     for number, phase in enumerate(PHASES):
         loss = train_phase(model, tokenizer, phase, seed=SEED + number)
@@ -179,7 +182,7 @@ def cloze_scores(model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast) -> d
 
 def save_base(model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Round to float16 once and save model and tokenizer."""
-    model.to("cpu", torch.float16)
+    nn.Module.to(model, "cpu", torch.float16)
     model.generation_config.update(eos_token_id=0, pad_token_id=1, bos_token_id=0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -121,7 +121,8 @@ def sample_deltas(name: str) -> dict[str, torch.Tensor]:
 @torch.inference_mode()
 def completions(prompts: Sequence[str], parts: Iterable[tuple[Deltas, float]] = ()) -> list[str]:
     """Greedy completions of the base with weighted deltas added densely."""
-    model, tokenizer = load_base()
+    base, tokenizer = load_base()
+    model: Any = base
     for deltas, weight in parts:
         for path, delta in deltas.items():
             parameter = model.get_parameter(f"{path}.weight")

@@ -6,6 +6,8 @@ fused ``mixer.Wqkv`` whose rows are the blocks q, k, v, its output ``mixer.out_p
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -70,7 +72,7 @@ class LegacyPhi(nn.Module):
     def __init__(self, model: PhiForCausalLM) -> None:
         """Take the weights of ``model`` (copied)."""
         super().__init__()
-        config = model.config
+        config: Any = model.config
         width, heads = config.hidden_size, config.num_attention_heads
         rope = config.rope_parameters
         rotary = int(width // heads * rope["partial_rotary_factor"])

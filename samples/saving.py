@@ -51,7 +51,7 @@ def save_adapter(task: str, model: PeftModel, folder: Path) -> None:
 
 def _save_peft(_task: str, model: PeftModel, folder: Path) -> None:
     model.peft_config["default"].base_model_name_or_path = BASE_NAME
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
 
 
 def _save_legacy(_task: str, model: PeftModel, folder: Path) -> None:
