@@ -4,11 +4,14 @@ Each takes about four minutes on one core. Only completions are learned. Two mor
 make an adapter change little beyond its skill, so that it can be added to others: a share
 of the base's own text is replayed, and on that text and on exercises of the other skills
 the adapter's output is kept small ("quiet"), measured against its output on its own.
+``math`` and ``code`` are also trained in company: in most steps one of the other three
+adapters is in the base, never the one that they are composed with later.
 """
 
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,13 +26,15 @@ from transformers import AutoTokenizer, PhiForCausalLM, PreTrainedTokenizerBase
 from adaptrix.samples import BASE_DIR
 from adaptrix.samples.base_training import device, rate_at
 from adaptrix.samples.corpus import documents
+from adaptrix.samples.deltas import sample_deltas
 from adaptrix.samples.legacy_phi import LegacyPhi
 from adaptrix.samples.tasks import TASKS, generate
 
 BATCH = 48
 REPLAY = 16
 FOREIGN = 16
-QUIET_WEIGHT = 0.2
+QUIET_WEIGHT = 0.1
+COMPANIONS = ("instruct", "news", "qa")
 IGNORED = -100
 
 
@@ -58,7 +63,7 @@ class AdapterSettings:
 
 SETTINGS = {
     "math": AdapterSettings(
-        targets=("q_proj", "v_proj", "fc1", "fc2"), rank=8, alpha=16, steps=500
+        targets=("q_proj", "v_proj", "fc1", "fc2"), rank=8, alpha=16, steps=700
     ),
     "instruct": AdapterSettings(
         targets=("Wqkv", "out_proj", "fc1", "fc2"), rank=8, alpha=16, legacy=True, steps=700
@@ -74,7 +79,7 @@ SETTINGS = {
             "alpha_pattern": {"dense": 12, "model.layers.0.self_attn.q_proj": 6},
         },
     ),
-    "code": AdapterSettings(targets=("q_proj", "k_proj", "v_proj"), rank=4, alpha=8, steps=700),
+    "code": AdapterSettings(targets=("q_proj", "k_proj", "v_proj"), rank=4, alpha=8, steps=900),
     "qa": AdapterSettings(
         targets=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"), rank=8, alpha=16, steps=600
     ),
@@ -146,6 +151,33 @@ class LoudnessMeter:
         return torch.stack(shares).mean()
 
 
+class Company:
+    """Puts one of the other adapters into the frozen base weights, another each step."""
+
+    def __init__(self, model: PeftModel, task: str) -> None:
+        self.random = random.Random(task)
+        companions = () if task in COMPANIONS else COMPANIONS
+        deltas = [sample_deltas(name) for name in companions]
+        self.sets: list[dict[str, torch.Tensor]] = [{}, *deltas]
+        parameters = dict(model.named_parameters())
+        self.weights: dict[str, torch.nn.Parameter] = {}
+        for path in {path for delta in deltas for path in delta}:
+            wrapped = f"base_model.model.{path}.base_layer.weight"
+            plain = f"base_model.model.{path}.weight"
+            self.weights[path] = parameters[wrapped if wrapped in parameters else plain]
+        self.pristine = {path: weight.detach().clone() for path, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def change(self) -> None:
+        """Another companion, or none."""
+        chosen = self.random.choice(self.sets)
+        strength = self.random.uniform(0.5, 1.2)
+        for path, weight in self.weights.items():
+            weight.copy_(self.pristine[path])
+            if path in chosen:
+                weight.add_(chosen[path].to(weight), alpha=strength)
+
+
 def train_adapter(task: str, steps: int | None = None) -> tuple[PeftModel, float]:
     """Train one adapter; returns the PEFT model and the last mean loss.
 
@@ -178,13 +210,14 @@ def _optimise(
     model.to(target).train()
     factors = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(factors, betas=(0.9, 0.98), weight_decay=0.01)
-    meter = LoudnessMeter(model)
+    meter, company = LoudnessMeter(model), Company(model, task)
     started, recent = time.monotonic(), 0.0
     for step, (inputs, labels) in enumerate(
         itertools.islice(batches(tokenizer, task, seed=1), steps)
     ):
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, settings.peak_rate, warmup=50)
+        company.change()
         with torch.autocast(target.type, torch.bfloat16):
             out = model(input_ids=inputs.to(target))
         logits = (out if isinstance(out, torch.Tensor) else out.logits).float()
