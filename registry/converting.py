@@ -11,7 +11,6 @@ from pathlib import Path
 
 from adaptrix.convert.reading import refusal
 from adaptrix.convert.writing import WrittenFile, write_adapter
-
 from adaptrix.registry.pulling import PullRequest, read_source
 from adaptrix.registry.reports import ConvertReport
 from adaptrix.registry.settings import Settings

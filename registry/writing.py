@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adaptrix.convert.writing import tensors_digest, write_adapter
-
 from adaptrix.schema import media_types
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.descriptor import Descriptor
