@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from adaptrix.schema.version import VERSION as __version__
+from adaptrix.schema.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
     from adaptrix.convert.reading import read_adapter
