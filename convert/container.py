@@ -73,11 +73,12 @@ def _by_magic(source: ByteSource, head: bytes) -> TensorFile | None:
         return open_gguf(source)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _open_archive(source)
-    if head[:1] == b"\x80" and head[1:2] in _PICKLE_PROTOCOLS:
-        return open_pickle(source)
-    # The length's upper half is zero in a real file and text in a JSON file.
+    # The length's upper half is zero in a real file and text in a JSON file. Asked before
+    # pickle: a header of 640 bytes begins with 80 02, as protocol 2 does.
     if head[8:9] == b"{" and head[4:8] == bytes(4):
         return open_safetensors(source)
+    if head[:1] == b"\x80" and head[1:2] in _PICKLE_PROTOCOLS:
+        return open_pickle(source)
     # Before protocol 2 a pickle had no magic: it is told by being one to its end.
     start = bytes(source.read(0, min(_LOOK_BYTES, source.size_bytes)))
     if looks_like_pickle(start):

@@ -74,6 +74,14 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             hints=module_hints(contents),
             base_name=config.base_name,
         )
+    if several := _several(contents.tensors):
+        return refuse(
+            contents,
+            method="lora",
+            problems=(several,),
+            reason="one of several adapters",
+            base_name=config.base_name,
+        )
     groups, unknown, found = _group(contents.tensors)
     problems = (*problems, *found)
     factors, incomplete = _pair(groups, contents.tensors, config)
@@ -110,16 +118,21 @@ def _method(config: PeftConfig, factors: list[Factors], *, dora: bool) -> str:
     return "rslora" if config.rslora and factors else "lora"
 
 
+def _several(tensors: Mapping[str, LazyTensor]) -> Problem | None:
+    adapters = {key.adapter for name in tensors if (key := parse_key(name)).adapter}
+    if len(adapters) < 2:
+        return None
+    message = f"the file holds the adapters {', '.join(sorted(adapters)[:8])}"
+    return Problem.of("multiple_adapters", message)
+
+
 def _group(tensors: Mapping[str, LazyTensor]) -> tuple[Groups, list[str], list[Problem]]:
     """Factor tensors by module, the names no rule explains, and what is wrong with names."""
     groups: Groups = {}
     unknown: list[str] = []
     problems: list[Problem] = []
-    adapters: dict[str, None] = {}
     for name in tensors:
         key = parse_key(name)
-        if key.adapter:
-            adapters[key.adapter] = None
         if key.leaf in FACTOR_LEAVES:
             leaves = groups.setdefault(key.path, {})
             if key.leaf in leaves:
@@ -129,9 +142,6 @@ def _group(tensors: Mapping[str, LazyTensor]) -> tuple[Groups, list[str], list[P
             leaves.setdefault(key.leaf, name)
         elif key.leaf in {"", "lora_A", "lora_B"}:
             unknown.append(name)
-    if len(adapters) > 1:
-        message = f"the file holds the adapters {', '.join(sorted(adapters)[:8])}"
-        problems.append(Problem.of("multiple_adapters", message))
     return groups, unknown, [*problems, *_unknown_problems(unknown)]
 
 
@@ -208,7 +218,7 @@ def _scaled(
     factors: list[Factors], config: PeftConfig, options: ReadOptions
 ) -> tuple[list[Factors], list[Problem]]:
     merged = len(config.enable_lora) > 0
-    ranks = {f.path: _rule_rank(f, config) for f in factors if f.a.shape}
+    ranks = {f.path: _rule_rank(f, config) for f in factors if len(f.a.shape) > 1}
     try:
         settings, found = resolve(config, ranks)
     except FormatError as error:

@@ -116,18 +116,14 @@ def _choose(
 
 
 def _mark(path: str) -> str:
-    """The one layout that can have this path; ``""`` when it could be L1 or headless L4."""
+    """The one layout that can have this path; ``""`` when several can."""
     if ".mixer." in f".{path}" or path == "layers.0.wte":
         return "phi-l1" if path.startswith("layers.") else "phi-l2"
     if path.startswith(("transformer.", "h.", "embd.", "lm_head.l")):
         return "phi-l2"
     if ".self_attn.query_key_value" in path:
         return "phi-l3"
-    if path.endswith(".self_attn.o_proj"):
-        return "phi-l5"
-    if ".self_attn." in path and not path.endswith(".dense"):
-        return "phi-l4"
-    return ""
+    return "phi-l5" if path.endswith(".self_attn.o_proj") else ""
 
 
 def _shifted_or_headless(

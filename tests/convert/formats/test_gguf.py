@@ -1,0 +1,148 @@
+"""GGUF adapters, against llama.cpp's conventions written out and its own library."""
+
+import gguf
+import numpy as np
+import pytest
+
+from adaptrix.convert.arrays import to_numpy_f64
+from adaptrix.convert.writing import write_adapter
+from adaptrix.schema.errors import Refused
+
+NAME = "adapter.gguf"
+BLOCKS = {"attn_q": (16, 16), "attn_k": (16, 16), "attn_v": (16, 16), "attn_output": (16, 16),
+          "ffn_up": (32, 16), "ffn_down": (16, 32)}  # fmt: skip
+PATHS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+         "attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"}  # fmt: skip
+
+
+def file_of(tmp_path, tensors, arch="phi2", *, kind="adapter", adapter="lora", alpha=6.0, **more):
+    """A file written by llama.cpp's own gguf library."""
+    path = tmp_path / NAME
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_type(kind)
+    if adapter:
+        writer.add_string("adapter.type", adapter)
+    if alpha is not None:
+        writer.add_float32("adapter.lora.alpha", alpha)
+    for key, value in more.items():
+        writer.add_string(key.replace("__", "."), value)
+    for name, array in tensors.items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+def phi2(rank=3, layers=2):
+    rng = np.random.default_rng(4)
+    tensors, dense = {}, {}
+    for layer in range(layers):
+        for name, (out, into) in BLOCKS.items():
+            a = rng.standard_normal((rank, into)).astype(np.float32)
+            b = rng.standard_normal((out, rank)).astype(np.float32)
+            key = f"blk.{layer}.{name}.weight"
+            tensors |= {f"{key}.lora_a": a, f"{key}.lora_b": b}
+            dense[f"model.layers.{layer}.{PATHS[name]}"] = b.astype(np.float64) @ a
+    return tensors, dense
+
+
+def test_phi2(make, tmp_path):
+    tensors, dense = phi2()
+    url = {"general__base_model__0__repo_url": "https://huggingface.co/microsoft/phi-2"}
+    reading = make.read(file_of(tmp_path, tensors, **url), name=NAME)
+    found = reading.inspection
+    assert found.architecture.family == "phi"
+    assert found.architecture.confidence > 0.99
+    assert found.architecture.layout == "gguf"
+    assert reading.adapter.base_name == "microsoft/phi-2"
+    assert {m.path for m in reading.adapter.modules} == set(dense)
+    for module in reading.adapter.modules:
+        np.testing.assert_allclose(make.delta_of(module), 2.0 * dense[module.path], rtol=1e-13)
+
+
+def test_fused_input_is_split_in_blocks(make, tmp_path):
+    a = np.arange(32, dtype=np.float32).reshape(2, 16)
+    b = np.arange(96, dtype=np.float32).reshape(48, 2)
+    data = file_of(tmp_path, {"blk.0.attn_qkv.weight.lora_a": a, "blk.0.attn_qkv.weight.lora_b": b})
+    adapter = make.read(data, name=NAME).adapter
+    by_path = {m.path: m for m in adapter.modules}
+    for index, part in enumerate("qkv"):
+        module = by_path[f"model.layers.0.self_attn.{part}_proj"]
+        np.testing.assert_array_equal(to_numpy_f64(module.b), b[16 * index : 16 * index + 16])
+
+
+def test_rows_of_llama_are_put_back(make, tmp_path):
+    heads, size = 2, 8
+    hf = np.arange(heads * size * 2, dtype=np.float32).reshape(heads * size, 2)
+    # convert_hf_to_gguf.py, LlamaModel.permute
+    stored = hf.reshape(heads, 2, size // 2, 2).swapaxes(1, 2).reshape(hf.shape)
+    assert stored[:8, 0].tolist() == hf[[0, 4, 1, 5, 2, 6, 3, 7], 0].tolist()
+    key = "blk.0.attn_q.weight"
+    tensors = {f"{key}.lora_a": np.ones((2, 16), np.float32), f"{key}.lora_b": stored}
+    data = file_of(tmp_path, tensors, "llama")
+    asked = make.read(data, name=NAME)
+    assert "ambiguous_layout" in make.codes(asked)
+    base = {"model_type": "llama", "hidden_size": 16, "num_attention_heads": heads,
+            "num_key_value_heads": heads, "num_hidden_layers": 1, "intermediate_size": 32}  # fmt: skip
+    adapter = make.read(data, name=NAME, base_config=base).adapter
+    np.testing.assert_array_equal(to_numpy_f64(adapter.modules[0].b), hf)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"kind": "model", "adapter": None}, "full_checkpoint"),
+        ({"adapter": "control_vector"}, "unsupported_method"),
+        ({"arch": "mamba"}, "unsupported_method"),
+    ],
+)
+def test_what_is_no_lora_is_refused_by_name(make, tmp_path, more, code):
+    reading = make.read(file_of(tmp_path, phi2()[0], **more), name=NAME)
+    assert make.codes(reading) == [code]
+    assert reading.inspection.format.name == "gguf"
+
+
+def test_without_alpha_the_scale_is_one(make, tmp_path):
+    reading = make.read(file_of(tmp_path, phi2()[0], alpha=None), name=NAME)
+    assert {m.scale.value for m in reading.adapter.modules} == {1.0}
+    assert make.codes(reading) == ["alpha_rule"]
+
+
+def test_names_that_the_architecture_lacks(make, tmp_path):
+    tensors, _ = phi2()
+    tensors["blk.0.ffn_gate.weight.lora_a"] = np.ones((3, 16), np.float32)
+    assert "unknown_tensors" in make.codes(make.read(file_of(tmp_path, tensors), name=NAME))
+    half = {"blk.0.attn_q.weight.lora_a": np.ones((3, 16), np.float32)}
+    assert "unpaired_factor" in make.codes(make.read(file_of(tmp_path, half), name=NAME))
+
+
+def test_the_library_reads_what_we_write(make, tmp_path):
+    tensors, _ = phi2()
+    embedding = {"token_embd.weight.lora_a": np.ones((64, 3), np.float32),
+                 "token_embd.weight.lora_b": np.ones((16, 3), np.float32)}  # fmt: skip
+    tensors |= embedding
+    adapter = make.read(file_of(tmp_path, tensors), name=NAME).adapter
+    assert adapter.modules[0].path == "model.embed_tokens"
+    assert adapter.modules[0].a.shape == (3, 64)
+    (file,) = write_adapter(adapter, "gguf").files
+    path = tmp_path / "ours.gguf"
+    path.write_bytes(b"".join(bytes(chunk) for chunk in file.chunks()))
+    reader = gguf.GGUFReader(path)
+    found = {t.name: t.data for t in reader.tensors}
+    assert found.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(found[name], array)
+    field = reader.fields["adapter.lora.alpha"]
+    assert field.parts[field.data[0]][0] == 6.0
+
+
+def test_what_one_alpha_cannot_say_is_refused(make):
+    tensors, _ = make.phi_source("phi-l4")
+    config = make.lora_config(alpha_pattern={"q_proj": 7})
+    adapter = make.read(tensors, config, base_config=make.phi_config()).adapter
+    with pytest.raises(Refused, match="one alpha"):
+        write_adapter(adapter, "gguf")
+    with pytest.raises(Refused, match="one scale"):
+        write_adapter(adapter, "mlx")
