@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,13 +150,12 @@ def _moves(
     index: Index, now: datetime, reflog_s: float, young: set[Digest]
 ) -> tuple[dict[Digest, set[Digest]], tuple[Digest, ...]]:
     """Records to keep, with the versions that they keep; records to forget."""
-    oldest = now - timedelta(seconds=reflog_s)
     kept: dict[Digest, set[Digest]] = {}
     expired: list[Digest] = []
     history: dict[tuple[str, str], list[tuple[bool, Digest, set[Digest]]]] = {}
     for current, name, tag, entry in index.moves():
         is_tip = current is not None and entry.new == current.digest
-        recent = entry.time >= oldest or entry.record in young
+        recent = (now - entry.time).total_seconds() <= reflog_s or entry.record in young
         versions = {digest for digest in (entry.old, entry.new) if recent and digest is not None}
         history.setdefault((name, tag), []).append((recent or is_tip, entry.record, versions))
     for moves in history.values():

@@ -18,6 +18,19 @@ BODY = bytes(range(256)) * 40
 SHA = "sha256:" + hashlib.sha256(BODY).hexdigest()
 
 
+def cut(store: BlobStore, chunk: bytes, error: type[BaseException], **options: object) -> None:
+    """An attempt that gets so far and then fails."""
+    with store.writer(**options) as sink:
+        sink.write(chunk)
+        raise error
+
+
+def bytewise(store: BlobStore, data: bytes, **options: object) -> None:
+    with store.writer(**options) as sink:
+        for at in range(len(data)):
+            sink.write(data[at : at + 1])
+
+
 @pytest.fixture(params=["memory", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     makers: dict[str, Callable[[], BlobStore]] = {
@@ -99,17 +112,13 @@ def test_wrong_size_never_enters(store, size, word):
 
 def test_error_in_the_block_passes_through_and_leaves_nothing(store):
     with pytest.raises(KeyboardInterrupt):
-        with store.writer() as sink:
-            sink.write(BODY)
-            raise KeyboardInterrupt
+        cut(store, BODY, KeyboardInterrupt)
     assert list(store.digests()) == []
 
 
 def test_resume_continues_and_hashes_what_was_there(store):
     with pytest.raises(ConnectionError):
-        with store.writer(partial="org-math") as sink:
-            sink.write(BODY[:1000])
-            raise ConnectionError
+        cut(store, BODY[:1000], ConnectionError, partial="org-math")
     with store.writer(expected_digest=Digest.parse(SHA), partial="org-math") as sink:
         assert sink.offset == 1000
         sink.write(BODY[1000:])
@@ -130,9 +139,7 @@ def test_truncated_attempt_can_be_resumed(store):
 
 def test_restart_forgets_the_earlier_attempt(store):
     with pytest.raises(ConnectionError):
-        with store.writer(partial="p") as sink:
-            sink.write(b"something else entirely")
-            raise ConnectionError
+        cut(store, b"something else entirely", ConnectionError, partial="p")
     with store.writer(expected_digest=Digest.parse(SHA), partial="p") as sink:
         assert sink.offset == 23
         sink.restart()
@@ -143,9 +150,7 @@ def test_restart_forgets_the_earlier_attempt(store):
 
 def test_too_long_attempt_is_not_resumed(store):
     with pytest.raises(ConnectionError):
-        with store.writer(partial="p") as sink:
-            sink.write(BODY)
-            raise ConnectionError
+        cut(store, BODY, ConnectionError, partial="p")
     with store.writer(expected_size=3, partial="p") as sink:
         assert sink.offset == 0
         sink.write(b"abc")
@@ -159,9 +164,7 @@ def test_nothing_may_pose_as_a_reference_record(store):
             store.put(data)
         assert caught.value.exit_status == 7
         with pytest.raises(PolicyRefused):
-            with store.writer(partial="p") as sink:
-                for at in range(len(data)):
-                    sink.write(data[at : at + 1])
+            bytewise(store, data, partial="p")
     assert list(store.digests()) == []
 
 

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 from store_makers import add, weights
 
@@ -129,7 +127,7 @@ def test_a_home_that_was_copied_is_whole(home, version, tmp_path):
 
     home.close()
     shutil.copytree(home.path, tmp_path / "copy")
-    os.chmod(home.blobs.place(version), 0o400)
+    home.blobs.place(version).chmod(0o400)
     with Home.open(tmp_path / "copy") as copy:
         assert copy.fsck().verdict is Verdict.PASS
         assert copy.references.get("math", "latest") == version

@@ -261,15 +261,20 @@ os._exit(9)
         assert home.notices
 
 
+def fill_up(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
 def test_a_full_disk_moves_nothing(mounted):
     place = mounted(1024)
     with Home.open(place / "home") as home:
         first, second = add(home, 1), add(home, 2)
         home.references.set("math", "latest", first, expected=None, reason="pull")
         filler = place / "filler"
-        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
-            while True:
-                file.write(bytes(4096))
+        with pytest.raises(OSError, match="space"):
+            fill_up(filler)
         with pytest.raises(StoreError) as caught:
             home.references.set("math", "latest", second, expected=first, reason="pull")
         assert caught.value.code == "disk_full"

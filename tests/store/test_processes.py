@@ -166,7 +166,7 @@ def test_killed_at_every_step_the_home_is_whole_and_the_work_can_be_repeated(pyt
         with Home.open(path) as home:
             assert home.versions() == ()
         process = python(CRASH, path, str(step))
-        output, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
         if process.returncode == 0:
             finished += 1
         else:

@@ -9,6 +9,7 @@ from store_makers import add, make_manifest
 
 from adaptrix.schema import media_types
 from adaptrix.schema.digest import Digest
+from adaptrix.schema.errors import AdaptrixError
 from adaptrix.schema.manifest import Manifest, file_descriptor
 from adaptrix.schema.report import Verdict
 from adaptrix.store.home import INDEX_FILE, Home
@@ -124,9 +125,8 @@ def test_damage_in_the_middle_is_an_error_with_a_way_out(home):
     content[-8 * 4096 :] = os.urandom(8 * 4096)
     path.write_bytes(content)
     with Home.open(home.path) as again:
-        with pytest.raises(StoreError, match="malformed|corrupt") as caught:
+        with pytest.raises(StoreError, match="malformed") as caught:
             again.versions()
-            again.index.database.integrity(quick=False)
         assert caught.value.code == "corrupt_index"
         assert "reindex" in caught.value.hint
         assert again.reindex().versions == 60
@@ -168,7 +168,7 @@ def test_pragmas(home):
 
 
 def test_two_opens_at_once(tmp_path):
-    errors: list[BaseException] = []
+    errors: list[AdaptrixError] = []
     barrier = threading.Barrier(6)
 
     def start() -> None:
@@ -176,7 +176,7 @@ def test_two_opens_at_once(tmp_path):
             barrier.wait()
             with Home.open(tmp_path / "home") as opened:
                 assert opened.versions() == ()
-        except BaseException as error:
+        except AdaptrixError as error:
             errors.append(error)
 
     threads = [threading.Thread(target=start) for _ in range(6)]
