@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,14 @@ from typing import TYPE_CHECKING, Self
 from adaptrix.schema import media_types
 from adaptrix.schema.canonical import canonical_json
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import FormatError, InvalidReference, NotFound, StoreError, UsageError
+from adaptrix.schema.errors import (
+    AdaptrixError,
+    FormatError,
+    InvalidReference,
+    NotFound,
+    StoreError,
+    UsageError,
+)
 from adaptrix.schema.reference import Reference
 from adaptrix.store.disk import DiskStore
 from adaptrix.store.entries import ReferenceRow, ReflogEntry
@@ -149,10 +157,7 @@ class References:
             InvalidReference: no such name is allowed.
             StoreError: it could not be written.
         """
-        with self._index().writing() as transaction:
-            if not transaction.knows(new) or not self._blobs.has(new):
-                raise NotFound("no such version", where=str(new), code="unknown_version")
-            return self._move(transaction, name, tag, new, expected=expected, reason=reason)
+        return self._move(name, tag, new, expected=expected, reason=reason)
 
     def delete(self, name: str, tag: str, *, expected: Digest, reason: str) -> bool:
         """Remove a name; the version stays reachable through the reflog for a while.
@@ -161,8 +166,7 @@ class References:
             ReferenceConflict: it points elsewhere than ``expected``.
             StoreError: it could not be written.
         """
-        with self._index().writing() as transaction:
-            return self._move(transaction, name, tag, None, expected=expected, reason=reason)
+        return self._move(name, tag, None, expected=expected, reason=reason)
 
     def all(self) -> list[ReferenceRow]:
         """All names, sorted."""
@@ -184,40 +188,60 @@ class References:
         write_index(self._root, index_bytes(rows, sizes))
 
     def _move(
+        self, name: str, tag: str, new: Digest | None, *, expected: Digest | None, reason: str
+    ) -> bool:
+        if len(reason) > MAX_REASON:
+            raise UsageError(
+                f"a reason has at most {MAX_REASON} characters", where=name_of(name, tag)
+            )
+        written: Digest | None = None
+        try:
+            with self._index().writing() as transaction:
+                self._check(transaction, name, tag, new, expected)
+                if expected == new:
+                    return False
+                record = ReferenceRecord(
+                    name=name,
+                    tag=tag,
+                    digest=new,
+                    previous=transaction.last_record(name, tag),
+                    time=self._clock().astimezone(UTC),
+                    reason=reason,
+                )
+                written = self._blobs.put_record(record.to_bytes())
+                transaction.move(name, tag, entry_of_record(record, written, old=expected))
+                self.relist(transaction)
+        except BaseException:
+            if written is not None:
+                self._undo(name, tag, written)
+            raise
+        return True
+
+    def _check(
         self,
         transaction: IndexTransaction,
         name: str,
         tag: str,
         new: Digest | None,
-        *,
         expected: Digest | None,
-        reason: str,
-    ) -> bool:
-        where = name_of(name, tag)
-        if len(reason) > MAX_REASON:
-            raise UsageError(f"a reason has at most {MAX_REASON} characters", where=where)
-        current = transaction.reference(name, tag)
+    ) -> None:
+        where, current = name_of(name, tag), transaction.reference(name, tag)
+        if new is not None and not (transaction.knows(new) and self._blobs.has(new)):
+            raise NotFound("no such version", where=str(new), code="unknown_version")
         if current != expected:
             raise ReferenceConflict(where=where, wanted=expected, got=current)
-        if current == new:
-            return False
-        record = ReferenceRecord(
-            name=name,
-            tag=tag,
-            digest=new,
-            previous=transaction.last_record(name, tag),
-            time=self._clock().astimezone(UTC),
-            reason=reason,
-        )
-        written = self._blobs.put_record(record.to_bytes())
-        try:
-            transaction.move(name, tag, entry_of_record(record, written, old=current))
-            self.relist(transaction)
-        except BaseException:
-            # A record of a move that did not happen must not come back with a rebuild.
-            self._blobs.place(written).unlink(missing_ok=True)
-            raise
-        return True
+
+    def _undo(self, name: str, tag: str, written: Digest) -> None:
+        """Take back the record of a move that did not happen.
+
+        Else a rebuild would make it happen. The index decides: an interruption may come
+        after its commit, and then the record stays.
+        """
+        with suppress(AdaptrixError, OSError):
+            index = self._index()
+            if all(entry.record != written for entry in index.reflog(name, tag)):
+                self._blobs.place(written).unlink(missing_ok=True)
+                write_index(self._root, index_bytes(*index.listing()))
 
 
 def entry_of_record(record: ReferenceRecord, digest: Digest, *, old: Digest | None) -> ReflogEntry:

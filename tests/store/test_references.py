@@ -1,10 +1,14 @@
+import sqlite3
 from datetime import UTC, datetime, timedelta
+from sqlite3 import Connection
 
 import pytest
 from store_makers import add
 
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import FormatError, InvalidReference, NotFound, UsageError
+from adaptrix.schema.errors import FormatError, InvalidReference, NotFound, StoreError, UsageError
+from adaptrix.store import database
+from adaptrix.store.faults import StoreBusy
 from adaptrix.store.home import Home
 from adaptrix.store.references import ReferenceConflict, ReferenceRecord
 
@@ -140,3 +144,58 @@ def test_times_in_another_zone_are_written_in_utc():
     )  # fmt: skip
     assert b"2030-01-01T00:00:00.000000+00:00" in record.to_bytes()
     assert ReferenceRecord.parse(record.to_bytes()) == record
+
+
+def test_a_move_that_fails_late_leaves_no_record(home):
+    """Else the next rebuild would move the name after all."""
+    first, second = add(home, 1), add(home, 2)
+    home.references.set("math", "latest", first, expected=None, reason="")
+    blobs = list(home.blobs.digests())
+    listed = (home.path / "index.json").read_bytes()
+    (home.path / "index.json").unlink()
+    (home.path / "index.json").mkdir()
+    with pytest.raises(StoreError):
+        home.references.set("math", "latest", second, expected=first, reason="")
+    (home.path / "index.json").rmdir()
+    assert list(home.blobs.digests()) == blobs
+    home.reindex()
+    assert home.references.get("math", "latest") == first
+    assert (home.path / "index.json").read_bytes() == listed
+
+
+def test_a_commit_that_fails_leaves_no_record(home, monkeypatch):
+    first, second = add(home, 1), add(home, 2)
+    home.references.set("math", "latest", first, expected=None, reason="")
+    before = list(home.blobs.digests()), (home.path / "index.json").read_bytes()
+
+    class Full(Connection):
+        def commit(self):
+            self.rollback()
+            raise sqlite3.OperationalError("database or disk is full")
+
+    def connect(target):
+        return sqlite3.connect(target, uri=True, check_same_thread=False, factory=Full)
+
+    home.close()
+    monkeypatch.setattr(database, "_connect", connect)
+    with pytest.raises(StoreError, match="full"):
+        home.references.set("math", "latest", second, expected=first, reason="")
+    home.close()
+    monkeypatch.undo()
+    assert home.references.get("math", "latest") == first
+    assert (list(home.blobs.digests()), (home.path / "index.json").read_bytes()) == before
+    assert home.fsck().problems == ()
+
+
+def test_a_writer_that_never_ends_is_waited_for_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 50)
+    with Home.open(tmp_path / "home") as home:
+        digest = add(home, 1)
+        other = sqlite3.connect(home.path / "adaptrix.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusy) as caught:
+            home.references.set("math", "latest", digest, expected=None, reason="")
+        assert caught.value.temporary
+        assert home.references.get("math", "latest") is None
+        other.close()
+        assert home.references.set("math", "latest", digest, expected=None, reason="")
