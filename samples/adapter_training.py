@@ -79,7 +79,7 @@ SETTINGS = {
             "alpha_pattern": {"dense": 12, "model.layers.0.self_attn.q_proj": 6},
         },
     ),
-    "code": AdapterSettings(targets=("q_proj", "k_proj", "v_proj"), rank=4, alpha=8, steps=900),
+    "code": AdapterSettings(targets=("q_proj", "k_proj", "v_proj"), rank=4, alpha=8, steps=1300),
     "qa": AdapterSettings(
         targets=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"), rank=8, alpha=16, steps=600
     ),
@@ -145,10 +145,10 @@ class LoudnessMeter:
 
     def quiet_loss(self) -> torch.Tensor:
         """Foreign loudness as a share of the adapter's own; forgets what it measured."""
-        pairs = zip(self.own, self.foreign, strict=True)
-        shares = [foreign / (own.detach() + 1e-8) for own, foreign in pairs]
+        own, foreign = torch.stack(self.own).sum(), torch.stack(self.foreign).sum()
         self.own, self.foreign = [], []
-        return torch.stack(shares).mean()
+        # One ratio for all modules: a ratio for each would silence the small ones.
+        return foreign / (own.detach() + 1e-8)
 
 
 class Company:

@@ -30,7 +30,9 @@ def tensor(value, dtype=torch.float32):
     return lazy(lambda: held, dtype=dtype, shape=tuple(value.shape), source="test")
 
 
-def adapter(seed, *, rank=2, alpha=3.0, paths=tuple(SHAPES), rslora=False, dtype=torch.float32, **more):
+def adapter(
+    seed, *, rank=2, alpha=3.0, paths=tuple(SHAPES), rslora=False, dtype=torch.float32, **more
+):
     generator = torch.Generator().manual_seed(seed)
     modules = []
     for path in sorted(paths):
@@ -43,7 +45,9 @@ def adapter(seed, *, rank=2, alpha=3.0, paths=tuple(SHAPES), rslora=False, dtype
                 scale=Scale.from_alpha(alpha, rank, rslora=rslora),
             )
         )  # fmt: skip
-    return Adapter(modules=tuple(modules), family="phi", base_name="b", format="t", layout="t", **more)
+    return Adapter(
+        modules=tuple(modules), family="phi", base_name="b", format="t", layout="t", **more
+    )
 
 
 def deltas(one):
@@ -79,7 +83,9 @@ def test_sum_equals_the_dense_float64_sum(pairs):
     result = linear(pairs)
     got, wanted = deltas(result.adapter), dense_sum(pairs)
     assert got.keys() == wanted.keys()
-    size = np.sqrt(sum((d**2).sum() for one, w in pairs for d in (w * x for x in deltas(one).values())))
+    size = np.sqrt(
+        sum((d**2).sum() for one, w in pairs for d in (w * x for x in deltas(one).values()))
+    )
     error = np.sqrt(sum(((got[p] - wanted[p]) ** 2).sum() for p in got))
     assert error <= 3e-7 * size
     norm = np.sqrt(sum((d**2).sum() for d in wanted.values()))
@@ -152,7 +158,9 @@ def test_refusals_name_the_module():
     with pytest.raises(IncompatibleAdapter, match="m.q: a DoRA update is not linear"):
         linear([(dora, 1.0), (other, 1.0)])
     head = Replacement(
-        parameter="lm_head.weight", tensor=tensor(torch.ones(2, 2)), role=ReplacementRole.MODULES_TO_SAVE
+        parameter="lm_head.weight",
+        tensor=tensor(torch.ones(2, 2)),
+        role=ReplacementRole.MODULES_TO_SAVE,
     )
     both = [(replace(one, replacements=(head,)), 1.0), (replace(other, replacements=(head,)), 1.0)]
     with pytest.raises(IncompatibleAdapter, match="lm_head.weight: two adapters replace"):

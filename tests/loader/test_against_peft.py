@@ -139,7 +139,9 @@ def test_wrong_base_lists_who_wants_what(tmp_path):
     with pytest.raises(IncompatibleAdapter, match="a was made for") as caught:
         plan(structure_of(other, "other"), [entry])
     assert caught.value.exit_status == 1
-    assert "model.layers.0.self_attn.q_proj is 32 -> 32 in the base and 16 -> 16" in str(caught.value)
+    assert "model.layers.0.self_attn.q_proj is 32 -> 32 in the base and 16 -> 16" in str(
+        caught.value
+    )
 
 
 def test_zero_update_is_inconclusive_and_lost_update_fails(tmp_path):
