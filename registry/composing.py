@@ -8,7 +8,7 @@ from adaptrix.compose.methods import method as method_called
 from adaptrix.registry.looking import open_version
 from adaptrix.registry.reports import ComposeReport, StoredAdapter
 from adaptrix.registry.resolve import target
-from adaptrix.registry.writing import Provenance, store_version
+from adaptrix.registry.writing import Provenance, publish
 from adaptrix.schema.errors import IncompatibleAdapter, UsageError
 from adaptrix.schema.recipe import Recipe, RecipeInput
 from adaptrix.schema.record import ParentRecord, SourceRecord
@@ -62,14 +62,9 @@ def compose(
             license=license_name,
             capabilities=_capabilities([parent for parent, _ in parents]),
         )
-        current = home.references.get(name, tag)
-        previous = home.manifest(current) if current is not None else None
-        stored = store_version(home, result.adapter, provenance, previous=previous, current=current)
-        if stored.changed:
-            home.references.set(
-                name, tag, stored.digest, expected=current, reason=f"compose {method}"
-            )
-    status = "unchanged" if not stored.changed else ("updated" if current else "new")
+        stored = publish(
+            home, result.adapter, provenance, name=name, tag=tag, reason=f"compose {method}"
+        )
     return ComposeReport(
         reference=report.reference,
         digest=stored.digest,
@@ -79,8 +74,8 @@ def compose(
         ranks=ranks,
         error=report.error,
         fidelity=report.fidelity,
-        status=status,
-        changed=stored.changed,
+        status=stored.status,
+        changed=stored.status != "unchanged",
     )
 
 

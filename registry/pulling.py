@@ -20,12 +20,12 @@ from adaptrix.registry.sources import (
     open_local,
     require_online,
 )
-from adaptrix.registry.writing import Provenance, same_content, store_version
+from adaptrix.registry.writing import Provenance, publish, same_content
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import FormatError, InvalidReference, NotFound
 from adaptrix.schema.manifest import Manifest
-from adaptrix.schema.record import AdapterRecord, ConversionRecord, ParentRecord, SourceRecord
+from adaptrix.schema.record import AdapterRecord, ConversionRecord, SourceRecord
 from adaptrix.schema.reference import HubSource, PathSource
 from adaptrix.schema.report import Inspection
 from adaptrix.schema.version import VERSION
@@ -160,8 +160,6 @@ def _ingest(
     if request.dry_run:
         return _planned(f"{name}:{tag}", reading.inspection, opened.label)
     card = read_card(opened.files)
-    current = home.references.get(name, tag)
-    previous = home.manifest(current) if current is not None else None
     provenance = Provenance(
         source=source_record(),
         conversion=_conversion(reading.inspection),
@@ -172,13 +170,10 @@ def _ingest(
         license=request.license or card.license,
         card=card.text,
     )
-    stored = store_version(home, reading.adapter, provenance, previous=previous, current=current)
-    if stored.changed:
-        reason = f"pull {opened.label if provenance.source.kind == 'hub' else 'a local path'}"
-        home.references.set(name, tag, stored.digest, expected=current, reason=reason)
-    status = "unchanged" if not stored.changed else ("updated" if current else "new")
+    reason = f"pull {opened.label if provenance.source.kind == 'hub' else 'a local path'}"
+    stored = publish(home, reading.adapter, provenance, name=name, tag=tag, reason=reason)
     report = _report(
-        f"{name}:{tag}", stored.digest, stored.manifest, status, opened.label, fetched_bytes
+        f"{name}:{tag}", stored.digest, stored.manifest, stored.status, opened.label, fetched_bytes
     )
     return replace(report, problems=reading.inspection.problems)
 
@@ -303,11 +298,3 @@ def _stored_files(existing_home: Callable[[], Home | None], text: str) -> Opened
     except (InvalidReference, NotFound):
         return None
     return OpenedSource(label=reference, files=version_files(home, digest, reference))
-
-
-def parent_of(current: Digest, previous: Manifest, source: SourceRecord) -> ParentRecord | None:
-    """The lineage edge to what the name pointed to, when it is the same upstream."""
-    before = previous.record.source
-    if (before.kind, before.repository) != (source.kind, source.repository):
-        return None
-    return ParentRecord(digest=current, role="pulled_over")

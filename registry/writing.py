@@ -21,8 +21,10 @@ from adaptrix.schema.record import (
     module_records,
 )
 from adaptrix.store.home import Home
+from adaptrix.store.references import ReferenceConflict
 
 CARD_PATH = "README.md"
+ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,43 +45,62 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVersion:
-    """A version that is in the store now.
+    """A version that a name points to now.
 
     Attributes:
-        changed: False when it was the current one already.
+        status: ``new``, ``updated``, or ``unchanged`` when the name pointed there already.
     """
 
     digest: Digest
     manifest: Manifest
-    changed: bool
+    status: str
 
 
-def store_version(
-    home: Home,
-    adapter: Adapter,
-    provenance: Provenance,
-    *,
-    previous: Manifest | None,
-    current: Digest | None,
+def publish(
+    home: Home, adapter: Adapter, provenance: Provenance, *, name: str, tag: str, reason: str
 ) -> StoredVersion:
-    """Write the canonical files and the manifest; the name is moved by the caller.
+    """Write the canonical files and the manifest, and point the name to them.
 
-    Args:
-        home: The store.
-        adapter: What to store.
-        provenance: What it says of itself; empty fields are taken from ``previous``.
-        previous: The version that the name points to now.
-        current: Its digest.
+    When somebody else moves the name in between, the version is made again as a child of
+    what it points to now.
+
+    Raises:
+        ReferenceConflict: the name was moved each of several times.
     """
     layers = _write_files(home, adapter, provenance.card)
     record = _record(adapter, provenance)
-    if previous is not None and current is not None:
-        record = _inherit(record, previous.record)
-        if same_content(record, previous.record) and layers == previous.layers:
-            return StoredVersion(digest=current, manifest=previous, changed=False)
-        record = _with_parent(record, previous.record, current)
-    manifest = Manifest(record=record, layers=layers)
-    return StoredVersion(digest=home.add_version(manifest), manifest=manifest, changed=True)
+    attempt = 0
+    while True:
+        attempt += 1
+        current = home.references.get(name, tag)
+        previous = home.manifest(current) if current is not None else None
+        manifest = Manifest(record=_continued(record, previous, current), layers=layers)
+        if current is not None and previous is not None and _same(manifest, previous):
+            return StoredVersion(digest=current, manifest=previous, status="unchanged")
+        digest = home.add_version(manifest)
+        try:
+            home.references.set(name, tag, digest, expected=current, reason=reason)
+        except ReferenceConflict:
+            if attempt == ATTEMPTS:
+                raise
+        else:
+            return StoredVersion(
+                digest=digest, manifest=manifest, status="updated" if current else "new"
+            )
+
+
+def _same(one: Manifest, other: Manifest) -> bool:
+    return one.layers == other.layers and same_content(one.record, other.record)
+
+
+def _continued(
+    record: AdapterRecord, previous: Manifest | None, current: Digest | None
+) -> AdapterRecord:
+    """``record`` as a successor of what the name points to."""
+    if previous is None or current is None:
+        return record
+    inherited = _inherit(record, previous.record)
+    return _with_parent(inherited, previous.record, current)
 
 
 def same_content(one: AdapterRecord, other: AdapterRecord) -> bool:

@@ -65,7 +65,7 @@ class Scale:
             value, rule = alpha / math.sqrt(rank), ScaleRule.ALPHA_OVER_SQRT_R
         else:
             value, rule = alpha / rank, ScaleRule.ALPHA_OVER_R
-        return cls(value=value, rule=rule, alpha=alpha, rank=rank)
+        return cls(value=value, rule=rule, alpha=float(alpha), rank=rank)
 
     @classmethod
     def absolute(cls, value: float, rank: int) -> Scale:

@@ -22,7 +22,7 @@ def adaptrix(*arguments, home=None, stdin="", **env):
         settings["ADAPTRIX_HOME"] = str(home)
     return subprocess.run(
         [sys.executable, "-m", "adaptrix.cli.main", *map(str, arguments)],
-        input=stdin, capture_output=True, text=True, timeout=120, env=settings,
+        check=False, input=stdin, capture_output=True, text=True, timeout=120, env=settings,
     )  # fmt: skip
 
 

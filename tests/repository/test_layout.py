@@ -32,6 +32,7 @@ def run(*arguments, env=None):
     code += "print('TORCH' if {'torch', 'transformers'} & set(sys.modules) else 'LIGHT', status)"
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments],
+        check=False,
         capture_output=True, text=True, timeout=60,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **(env or {})},
     )  # fmt: skip
