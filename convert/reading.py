@@ -187,7 +187,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             format=report.name,
             layout=named.layout,
             method=draft.method,
-            task_type=draft.task_type or "CAUSAL_LM",
+            task_type=named.task_type or "CAUSAL_LM",
             needs_base=draft.needs_base,
             extra=named.extra,
         )
@@ -239,6 +239,7 @@ def _as_found(draft: Draft) -> Named:
         replacements=draft.replacements,
         extra=dict(draft.extra),
         base_revision=draft.base_revision,
+        task_type=draft.task_type,
     )
 
 
