@@ -103,8 +103,15 @@ def detect(observations: Sequence[Observation], claims: Claims) -> Detection:
         confidence=round(best, 4) if family_name != UNKNOWN else 0.0,
         candidates=candidates if shapes else (),
         evidence=_evidence(family_name, shapes, matches.get(family_name, ()), claims),
-        matches=matches.get(family_name, ()),
+        matches=matches.get(family_name) or _of_all(matches, candidates if shapes else ()),
     )
+
+
+def _of_all(
+    matches: Mapping[str, tuple[KnownBase, ...]], candidates: Sequence[Candidate]
+) -> tuple[KnownBase, ...]:
+    """Bases that fit, of every family that it may be, the likeliest first."""
+    return tuple(base for c in candidates for base in matches.get(c.family, ()))[:8]
 
 
 Shapes = Mapping[str, frozenset[tuple[int, int]]]
