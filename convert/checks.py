@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from adaptrix.convert.arrays import is_finite, is_zero
@@ -22,8 +23,8 @@ def check_structure(draft: Draft) -> tuple[Problem, ...]:
         problem = _structure(factors)
         if problem is not None:
             problems.append(problem)
-    seen = [f.path for f in draft.factors]
-    twice = sorted({path for path in seen if seen.count(path) > 1})
+    counts = Counter(f.path for f in draft.factors)
+    twice = sorted(path for path, count in counts.items() if count > 1)
     problems += [Problem.of("duplicate_module", "has two pairs of factors", where=p) for p in twice]
     wide = [t for f in draft.factors for t in f.tensors() if t.dtype is DType.F64]
     if wide:

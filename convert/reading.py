@@ -21,6 +21,7 @@ from adaptrix.convert.architecture.detect import (
 from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
 from adaptrix.convert.architecture.families import family_of_model_type
 from adaptrix.convert.architecture.fit import Fit, check_fit
+from adaptrix.convert.architecture.known_bases import config_of, known_base
 from adaptrix.convert.checks import check_structure, check_values
 from adaptrix.convert.contents import Contents, gather
 from adaptrix.convert.draft import Draft, Format, Recognition, refuse
@@ -67,6 +68,7 @@ def read_adapter(files: AdapterFiles, options: ReadOptions = ReadOptions()) -> R
         FormatError: bytes that cannot be read.
         PolicyRefused: bytes that must not be trusted.
     """
+    options = _with_known_base(options)
     contents = gather(files)
     chosen = _choose(contents)
     if chosen is None:
@@ -97,6 +99,14 @@ def refusal(reading: Reading) -> AdaptrixError:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     where = first.where or reading.inspection.source
     return kind(first.message + more, where=where, hint=first.hint, code=first.code)
+
+
+def _with_known_base(options: ReadOptions) -> ReadOptions:
+    """A base that is named but not at hand still has known dimensions."""
+    base = known_base(options.base_name or "")
+    if options.base_config is not None or base is None:
+        return options
+    return replace(options, base_config=config_of(base))
 
 
 def _choose(contents: Contents) -> tuple[Format, Recognition] | None:
@@ -187,7 +197,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             format=report.name,
             layout=named.layout,
             method=draft.method,
-            task_type=draft.task_type or "CAUSAL_LM",
+            task_type=named.task_type or "CAUSAL_LM",
             needs_base=draft.needs_base,
             extra=named.extra,
         )
@@ -239,6 +249,7 @@ def _as_found(draft: Draft) -> Named:
         replacements=draft.replacements,
         extra=dict(draft.extra),
         base_revision=draft.base_revision,
+        task_type=draft.task_type,
     )
 
 

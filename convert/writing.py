@@ -6,6 +6,7 @@ import hashlib
 
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.tensor_file import tensor_chunks
+from adaptrix.convert.writers import phi_l2
 from adaptrix.convert.written import Written, WrittenFile
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.digest import Digest
@@ -13,7 +14,10 @@ from adaptrix.schema.errors import UsageError
 
 __all__ = ["TARGETS", "Written", "WrittenFile", "tensors_digest", "write_adapter"]
 
-_WRITERS = {form.name: form.write for form in FORMATS if form.write is not None}
+_WRITERS = {form.name: form.write for form in FORMATS if form.write is not None} | {
+    # PEFT's files for other code of the same model: a layout, not a format of its own.
+    "phi-l2": phi_l2.write,
+}
 TARGETS: tuple[str, ...] = tuple(sorted(_WRITERS))
 """Names that :func:`write_adapter` accepts."""
 

@@ -32,8 +32,8 @@ class Written:
     Attributes:
         files: The files, weights first.
         fidelity: How the result relates to the canonical adapter.
-        max_abs_error: Bound on the error of any effective scale times its factors'
-            rounding; 0.0 when exact.
+        max_abs_error: Largest difference between a module's scale and the scale that a
+            reader computes from the file; 0.0 when exact.
         tensors: Number of tensors written.
     """
 

@@ -3,7 +3,7 @@
 Each family has a prior (its share of public adapters) and a likelihood: a module name of
 its vocabulary weighs 0.1, the same name without the root that headless classes lack 0.03,
 a foreign name 1e-7; shapes that contradict each other 1e-3; a known base that fits 25 (all
-layers) or 8 (some); a base name with the family's words 60, a known base by name 200; the
+layers), 8 (up to the last) or 2; a base name with the family's words 60, a known base by name 200; the
 class that the producer names 1e4; the architecture that the content states, or ``--base``,
 1e6. ``unknown`` competes with 1e-4 for every name. A declared name is evidence, never proof:
 it cannot make up for keys that do not fit.
@@ -103,8 +103,15 @@ def detect(observations: Sequence[Observation], claims: Claims) -> Detection:
         confidence=round(best, 4) if family_name != UNKNOWN else 0.0,
         candidates=candidates if shapes else (),
         evidence=_evidence(family_name, shapes, matches.get(family_name, ()), claims),
-        matches=matches.get(family_name, ()),
+        matches=matches.get(family_name) or _of_all(matches, candidates if shapes else ()),
     )
+
+
+def _of_all(
+    matches: Mapping[str, tuple[KnownBase, ...]], candidates: Sequence[Candidate]
+) -> tuple[KnownBase, ...]:
+    """Bases that fit, of every family that it may be, the likeliest first."""
+    return tuple(base for c in candidates for base in matches.get(c.family, ()))[:8]
 
 
 Shapes = Mapping[str, frozenset[tuple[int, int]]]
@@ -133,9 +140,21 @@ def _score(
     if not _consistent(family, shapes):
         score += math.log(1e-3)
     if matches:
-        whole = any(len(indices) == base.dimensions.layers for base in matches)
-        score += math.log(25 if whole else 8)
+        score += math.log(max(_coverage(base, shapes, indices) for base in matches))
     return score + math.log(_claimed(family, claims))
+
+
+def _coverage(base: KnownBase, shapes: Shapes, indices: Sequence[int]) -> float:
+    """How well the layers agree: trainers adapt all of them, or the last ones."""
+    layers = base.dimensions.layers
+    if layers is None or len(indices) == layers:
+        return 25.0
+    return 8.0 if indices and indices[-1] - _shift(shapes) == layers - 1 else 2.0
+
+
+def _shift(shapes: Shapes) -> int:
+    """The oldest naming of Phi numbers its blocks from 1."""
+    return int(any(path.startswith("layers.{}.mixer") for path in shapes))
 
 
 def _claimed(family: Family, claims: Claims) -> float:
@@ -188,9 +207,7 @@ def _fitting(family: Family, shapes: Shapes, indices: Sequence[int]) -> tuple[Kn
 
 
 def _fits(family: Family, sizes: Dimensions, shapes: Shapes, indices: Sequence[int]) -> bool:
-    # The oldest naming of Phi numbers its blocks from 1.
-    shift = 1 if any(path.startswith("layers.{}.mixer") for path in shapes) else 0
-    if indices and sizes.layers is not None and indices[-1] - shift >= sizes.layers:
+    if indices and sizes.layers is not None and indices[-1] - _shift(shapes) >= sizes.layers:
         return False
     checked = 0
     for path, found in shapes.items():

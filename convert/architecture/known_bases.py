@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adaptrix.convert.architecture.dimensions import Dimensions
+from adaptrix.schema.canonical import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +155,21 @@ def _parse(row: str) -> KnownBase:
 
 KNOWN_BASES: tuple[KnownBase, ...] = tuple(_parse(row) for row in _ROWS.strip().splitlines())
 _BY_NAME = {base.name.rpartition("/")[2].lower(): base for base in KNOWN_BASES}
+
+
+def config_of(base: KnownBase) -> dict[str, Json]:
+    """The dimensions of ``base`` as its ``config.json`` would give them."""
+    sizes = base.dimensions
+    return {
+        "model_type": base.family,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.intermediate,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_size,
+        "vocab_size": sizes.vocabulary,
+    }
 
 
 def known_base(declared: str) -> KnownBase | None:

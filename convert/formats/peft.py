@@ -7,7 +7,7 @@ warning, what the file holds and it does not explain is an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from adaptrix.convert.contents import CONFIG_NAME, Contents
@@ -95,7 +95,7 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         total=len(contents.tensors),
         factors=tuple(factors),
         replacements=rest.replacements,
-        ignored=rest.ignored,
+        ignored=tuple(rest.ignored),
         unknown=tuple(sorted({*unknown, *lacking, *rest.unknown})),
         problems=(
             *problems,
@@ -292,7 +292,8 @@ def _magnitude_problems(config: PeftConfig, factors: list[Factors]) -> list[Prob
 
 def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list[Problem]:
     paths = [f.path for f in factors] + [r.parameter for r in rest.replacements]
-    unused = [t for t in config.targets or () if not any(_ends(path, t) for path in paths)]
+    ends = _suffixes(paths)
+    unused = [t for t in config.targets or () if t not in ends]
     saved = [m for m in config.modules_to_save if not any(f".{m}." in f".{p}" for p in paths)]
     found = []
     if unused:
@@ -306,16 +307,21 @@ def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list
     return found
 
 
-def _ends(path: str, target: str) -> bool:
-    return path == target or path.endswith(f".{target}")
+def _suffixes(paths: Iterable[str]) -> set[str]:
+    """Everything that a target may be to select one of ``paths``."""
+    found: set[str] = set()
+    for path in paths:
+        parts = path.split(".")
+        found.update(".".join(parts[start:]) for start in range(len(parts)))
+    return found
 
 
 def _extra(config: PeftConfig, factors: list[Factors]) -> dict[str, Json]:
     """Kept settings; targets only as far as they have tensors."""
     extra = dict(config.extra)
     if config.targets:
-        used = [t for t in config.targets if any(_ends(f.path, t) for f in factors)]
-        extra["target_modules"] = sorted(used)
+        ends = _suffixes(f.path for f in factors)
+        extra["target_modules"] = sorted(t for t in config.targets if t in ends)
     if config.modules_to_save:
         extra["modules_to_save"] = list(config.modules_to_save)
     return extra

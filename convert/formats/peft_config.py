@@ -16,6 +16,7 @@ from adaptrix.schema.canonical import Json
 from adaptrix.schema.report import Problem
 
 MAX_RANK = 4096
+MAX_NAMES = 65_536
 _KINDS = {"text": str, "flag": bool, "object": Mapping, "list": Sequence}
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "peft_type": ("text",), "task_type": ("text",), "base_model_name_or_path": ("text",),
@@ -104,6 +105,12 @@ def parse_config(config: Mapping[str, Json] | None) -> tuple[PeftConfig, tuple[P
     """Check ``config`` and keep what matters; wrong fields become problems."""
     if config is None:
         return PeftConfig(present=False), ()
+    kind = config.get("peft_type") or "LORA"
+    if isinstance(kind, str) and kind.upper() != "LORA":
+        # Refused for what it is; its fields have meanings of their own.
+        name = config.get("base_model_name_or_path")
+        declared = name if isinstance(name, str) else ""
+        return PeftConfig(present=True, peft_type=kind.upper(), base_name=declared), ()
     problems = _type_problems(config)
     bad = {problem.where.removeprefix(f"{CONFIG_NAME}:") for problem in problems}
     good = {k: v for k, v in config.items() if v is not None and k not in bad}
@@ -130,9 +137,7 @@ def parse_config(config: Mapping[str, Json] | None) -> tuple[PeftConfig, tuple[P
         residual=_residual(good),
         extra=_extra(good),
     )
-    if parsed.peft_type == "LORA":
-        problems += _variant_problems(good)
-    return parsed, tuple(problems)
+    return parsed, (*problems, *_variant_problems(good))
 
 
 def _invalid(name: str, message: str, code: str = "invalid_config") -> Problem:
@@ -221,17 +226,13 @@ def _alphas(config: Mapping[str, Json], problems: list[Problem]) -> dict[str, fl
 
 
 def _object(config: Mapping[str, Json], name: str) -> Mapping[str, Json]:
-    # AdaLoRA's rank_pattern holds lists of booleans; that type is refused elsewhere.
     value = config.get(name)
-    if str(config.get("peft_type", "LORA")).upper() != "LORA" or not isinstance(value, Mapping):
-        return {}
-    return value
+    return value if isinstance(value, Mapping) else {}
 
 
 def _bias(config: Mapping[str, Json], problems: list[Problem]) -> str:
     bias = str(config.get("bias", "none"))
-    is_lora = str(config.get("peft_type", "LORA")).upper() == "LORA"
-    if is_lora and bias not in {"none", "all", "lora_only"}:
+    if bias not in {"none", "all", "lora_only"}:
         problems.append(_invalid("bias", f"expected none, all or lora_only, got {bias[:40]!r}"))
         return "none"
     return bias
@@ -239,8 +240,8 @@ def _bias(config: Mapping[str, Json], problems: list[Problem]) -> str:
 
 def _names(config: Mapping[str, Json], name: str, problems: list[Problem]) -> tuple[str, ...]:
     names = _list(config.get(name))
-    if not all(isinstance(entry, str) and entry for entry in names):
-        problems.append(_invalid(name, "expected a list of names"))
+    if len(names) > MAX_NAMES or not all(isinstance(entry, str) and entry for entry in names):
+        problems.append(_invalid(name, f"expected a list of at most {MAX_NAMES} names"))
         return ()
     return tuple(dict.fromkeys(str(entry) for entry in names))
 

@@ -27,7 +27,7 @@ class Leftovers:
     """What a file holds beside its factors."""
 
     found: dict[str, Replacement] = field(default_factory=dict)
-    ignored: tuple[IgnoredTensor, ...] = ()
+    ignored: list[IgnoredTensor] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -38,7 +38,7 @@ class Leftovers:
 
     def ignore(self, name: str, reason: str) -> None:
         """Leave a tensor out, for a reason."""
-        self.ignored = (*self.ignored, IgnoredTensor(name=name, reason=reason))
+        self.ignored.append(IgnoredTensor(name=name, reason=reason))
 
 
 def replacements(
@@ -79,7 +79,7 @@ def _parameter(key: Key) -> str:
 def _role(parameter: str, key: Key, config: PeftConfig) -> ReplacementRole | None:
     module, _, leaf = parameter.rpartition(".")
     last = module.rpartition(".")[2]
-    if any(f".{saved}." in f".{parameter}" for saved in config.modules_to_save):
+    if not _parts(module).isdisjoint(config.modules_to_save):
         return ReplacementRole.MODULES_TO_SAVE
     if last in _EMBEDDINGS and (key.leaf != "parameter" or leaf == "weight"):
         return ReplacementRole.EMBEDDING
@@ -89,6 +89,12 @@ def _role(parameter: str, key: Key, config: PeftConfig) -> ReplacementRole | Non
     if key.leaf == "parameter" and headed and _HEADS & set(module.split(".")):
         return ReplacementRole.MODULES_TO_SAVE
     return None
+
+
+def _parts(module: str) -> set[str]:
+    """Every run of whole names in a module path: what may have declared it."""
+    names = module.split(".")[:64]
+    return {".".join(names[i:j]) for i in range(len(names)) for j in range(i + 1, len(names) + 1)}
 
 
 def _add(

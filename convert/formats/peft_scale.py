@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from adaptrix.convert.contents import CONFIG_NAME
 from adaptrix.convert.formats.peft_config import PeftConfig
 from adaptrix.convert.patterns import Pattern
+from adaptrix.schema.errors import FormatError
 from adaptrix.schema.report import Problem
+
+_MOST_MATCHES = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,13 @@ def resolve(
     """
     if not config.rank_pattern and not config.alpha_pattern:
         return dict.fromkeys(ranks, Setting(config.rank, config.alpha)), ()
+    if len(ranks) * (len(config.rank_pattern) + len(config.alpha_pattern)) > _MOST_MATCHES:
+        raise FormatError(
+            f"{len(config.rank_pattern)} and {len(config.alpha_pattern)} patterns "
+            f"for {len(ranks)} modules",
+            where=CONFIG_NAME,
+            code="unsupported_pattern",
+        )
     settings = Settings(config)
     new = {path: settings.new(path) for path in ranks}
     old = {path: settings.old(path) for path in ranks}

@@ -39,6 +39,7 @@ class Named:
         replacements: Absolute tensors under canonical names.
         extra: The draft's settings in canonical names.
         base_revision: As in the draft, ``""`` where it pinned the code of an old naming.
+        task_type: PEFT task type that fits the canonical paths, or ``""``.
         problems: What is in the way, and what was renamed.
         evidence: Why this layout.
     """
@@ -48,6 +49,7 @@ class Named:
     replacements: tuple[Replacement, ...]
     extra: dict[str, Json]
     base_revision: str
+    task_type: str
     problems: tuple[Problem, ...] = ()
     evidence: tuple[str, ...] = ()
 
@@ -67,6 +69,7 @@ def canonical_names(draft: Draft, family: str, sizes: Dimensions, options: ReadO
         replacements=draft.replacements,
         extra=dict(draft.extra),
         base_revision=draft.base_revision,
+        task_type=draft.task_type,
     )
     if draft.layout == "gguf" or (family != "phi" and options.source_layout is None):
         return unchanged
@@ -158,10 +161,11 @@ def _apply(draft: Draft, layout: str, sizes: Dimensions) -> Named:
     replaced = [
         part for r in draft.replacements for part in _place_replacement(r, layout, sizes, problems)
     ]
-    moved = sum(f.path not in {o.path for o in draft.factors} for f in factors)
+    known = {f.path for f in draft.factors}
+    moved = [f for f in factors if f.path not in known]
     if moved and not problems:
-        first = next(f for f in factors if f.path not in {o.path for o in draft.factors})
-        message = f"{moved} modules of {layout} renamed, first {first.source} to {first.path}"
+        first = moved[0]
+        message = f"{len(moved)} modules of {layout} renamed, first {first.source} to {first.path}"
         problems.append(Problem.of("renamed_modules", message))
     return Named(
         layout=layout,
@@ -169,6 +173,8 @@ def _apply(draft: Draft, layout: str, sizes: Dimensions) -> Named:
         replacements=tuple(sorted(replaced, key=lambda r: r.parameter)),
         extra=_extra(draft, layout),
         base_revision=draft.base_revision if layout == "phi-l4" else "",
+        # Canonical paths are those of the class with a head; a headless task no longer fits.
+        task_type="" if draft.task_type in _HEADLESS_TASKS else draft.task_type,
         problems=tuple(problems[:20]),
     )
 

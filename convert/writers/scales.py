@@ -65,4 +65,4 @@ def most_common(values: Sequence[tuple[int, float]]) -> tuple[int, float]:
 
 def number(value: float) -> int | float:
     """An int when it is integral: readers in Go and C++ parse alpha as an integer."""
-    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return int(value) if float(value).is_integer() and abs(value) < 2**53 else value

@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
 from adaptrix.convert.source import AdapterFiles, MemorySource
+from adaptrix.convert.writing import write_adapter
 from adaptrix.schema.errors import FormatError, UsageError
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -237,3 +240,62 @@ def test_shards_are_one_state_dict_and_other_files_are_not(make):
     two = {"one.safetensors": save(pair()), "two.safetensors": save(v)}
     reading = read_adapter(folder(files={**two, "adapter_config.json": config}))
     assert [p.code for p in reading.inspection.problems] == ["multiple_adapters"]
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELDS = [
+    "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
+    "bias", "modules_to_save", "target_modules", "init_lora_weights", "auto_mapping", "revision",
+    "enable_lora", "trainable_token_indices", "task_type", "base_model_name_or_path", "fan_in_fan_out",
+    "peft_version", "lora_dropout", "layer_replication", "lora_parameters", "fine_tune_type", "model",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6))
+def test_no_configuration_surprises_the_reader(fields):
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, **fields}
+    files = {
+        "adapter_model.safetensors": save(pair()),
+        "adapter_config.json": json.dumps(config).encode(),
+    }
+    try:
+        reading = read_adapter(folder(files=files))
+    except FormatError:
+        return
+    account = reading.inspection.tensors
+    assert account.total == account.used + len(account.ignored) + len(account.unknown)
+    assert (reading.adapter is None) == (not reading.inspection.convertible)
+    if reading.adapter is None:
+        assert refusal(reading).exit_status in {1, 2}
+    else:
+        write_adapter(reading.adapter, "peft")
+
+
+NAMES = st.lists(
+    st.sampled_from([
+        "base_model.model.", "model.", "layers.0.", "self_attn.", "q_proj", ".lora_A", ".lora_B",
+        ".weight", ".bias", ".default", ".base_layer", "lora_magnitude_vector", ".modules_to_save",
+        ".token_adapter.trainable_tokens_delta", "lm_head", "mixer.Wqkv", ".m", ".lora_a", ".lora_b",
+    ]), min_size=1, max_size=7,
+).map("".join)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(NAMES, st.lists(st.integers(0, 4), max_size=4), min_size=1, max_size=6))
+def test_no_tensor_names_or_shapes_surprise_the_reader(shapes):
+    tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "base_model_name_or_path": "x/phi-2"}
+    for more in ({}, {"adapter_config.json": json.dumps(config).encode()}):
+        reading = read_adapter(folder(files={"adapter_model.safetensors": save(tensors), **more}))
+        account = reading.inspection.tensors
+        assert account.total == account.used + len(account.ignored) + len(account.unknown)
+        assert account.total == len(tensors)
+        assert (reading.adapter is None) == (not reading.inspection.convertible)

@@ -195,3 +195,25 @@ def test_targets_of_the_configuration_are_rewritten(make):
     adapter = make.read(tensors, config, base_config=make.phi_config()).adapter
     assert adapter.extra["target_modules"] == ["dense", "fc1", "fc2", "k_proj", "q_proj", "v_proj"]
     assert adapter.base_revision == ""
+
+
+def test_a_known_base_needs_only_its_name(make):
+    tensors, dense = make.phi_source("phi-l3", width=2560, heads=32, layers=1, rank=2, only=[0])
+    config = make.lora_config(base_model_name_or_path="")
+    reading = make.read(tensors, config, base_name="microsoft/phi-2")
+    assert reading.inspection.base_model.compatible is True
+    for module in reading.adapter.modules:
+        np.testing.assert_array_equal(
+            to_numpy_f64(module.b) @ to_numpy_f64(module.a), dense[module.path]
+        )
+    other = make.read(tensors, config, base_name="microsoft/phi-1_5")
+    assert "wrong_base" in make.codes(other)
+
+
+def test_a_headless_task_is_not_kept(make):
+    tensors, _ = make.phi_source("phi-l4")
+    tensors = {k.replace("model.layers.", "layers."): v for k, v in tensors.items()}
+    config = make.lora_config(task_type="FEATURE_EXTRACTION")
+    adapter = make.read(tensors, config, base_config=make.phi_config()).adapter
+    assert adapter.task_type == "CAUSAL_LM"
+    assert adapter.modules[0].path.startswith("model.layers.")
