@@ -9,7 +9,6 @@ import typer
 from adaptrix.cli.parsing import not_yet
 
 Words = Annotated[list[str] | None, typer.Argument(help="Ignored for now.")]
-LOOSE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def diff(words: Words = None) -> None:
@@ -50,14 +49,3 @@ def serve(words: Words = None) -> None:
     Example: adaptrix serve --port 8080
     """
     raise not_yet("serve")
-
-
-def export(words: Words = None) -> None:
-    """Write what an engine loads as it stands (not there yet; see convert).
-
-    Example: adaptrix export math --for peft -o DIR
-    """
-    raise not_yet("export")
-
-
-COMMANDS = (diff, remote, login, push, serve, export)
