@@ -36,46 +36,38 @@ def compose(
     chosen = method_called(method)
     with home.lease():
         parents = [(open_version(home, text), weight) for text, weight in inputs]
-        license_name = _license([parent for parent, _ in parents])
+        provenance = _provenance(method, parents, description)
         result = chosen.combine([(parent.adapter, weight) for parent, weight in parents])
-        recipe = _recipe(method, parents)
-        ranks = result.adapter.ranks
-        report = ComposeReport(
-            reference=f"{name}:{tag}",
-            digest=None,
-            tensors_digest=None,
-            recipe=dict(recipe.to_json()),
-            modules=len(result.adapter.modules),
-            ranks=ranks,
-            error=result.relative_error,
-            fidelity=result.fidelity,
-            status="planned",
-            changed=False,
-        )
-        if dry_run:
-            return report
-        provenance = Provenance(
-            source=SourceRecord(kind="composed"),
-            recipe=recipe.to_json(),
-            parents=_parents(parents),
-            description=description,
-            license=license_name,
-            capabilities=_capabilities([parent for parent, _ in parents]),
-        )
-        stored = publish(
-            home, result.adapter, provenance, name=name, tag=tag, reason=f"compose {method}"
-        )
+        stored = None
+        if not dry_run:
+            stored = publish(
+                home, result.adapter, provenance, name=name, tag=tag, reason=f"compose {method}"
+            )
     return ComposeReport(
-        reference=report.reference,
-        digest=stored.digest,
-        tensors_digest=stored.manifest.record.tensors_digest,
-        recipe=report.recipe,
-        modules=report.modules,
-        ranks=ranks,
-        error=report.error,
-        fidelity=report.fidelity,
-        status=stored.status,
-        changed=stored.status != "unchanged",
+        reference=f"{name}:{tag}",
+        digest=stored.digest if stored else None,
+        tensors_digest=stored.manifest.record.tensors_digest if stored else None,
+        recipe=dict(provenance.recipe or {}),
+        modules=len(result.adapter.modules),
+        ranks=result.adapter.ranks,
+        error=result.relative_error,
+        fidelity=result.fidelity,
+        status=stored.status if stored else "planned",
+        changed=stored is not None and stored.status != "unchanged",
+    )
+
+
+def _provenance(
+    method: str, parents: list[tuple[StoredAdapter, float]], description: str
+) -> Provenance:
+    opened = [parent for parent, _ in parents]
+    return Provenance(
+        source=SourceRecord(kind="composed"),
+        recipe=_recipe(method, parents).to_json(),
+        parents=_parents(parents),
+        description=description,
+        license=_license(opened),
+        capabilities=_capabilities(opened),
     )
 
 

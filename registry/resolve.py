@@ -31,7 +31,8 @@ def resolve(home: Home, text: str) -> tuple[str, Digest]:
         if not edges:
             raise NotFound("there is no version that far back", where=text)
         digest = edges[0].parent
-    if reference.ancestor:
+    named = home.references.get(reference.name, reference.tag_or_default)
+    if reference.ancestor or reference.digest is not None or named is None:
         return text, digest
     return f"{reference.name}:{reference.tag_or_default}", digest
 

@@ -23,7 +23,9 @@ def test_demo_goes_the_whole_way(tmp_path):
     assert document["verdict"] == "PASS"
     assert [row["verdict"] for row in document["adapters"]] == ["PASS"] * 5
     assert {row["format"] for row in document["adapters"]} == {"peft", "mlx", "gguf"}
-    assert all(row["family"] == "phi" and row["fidelity"] == "exact" for row in document["adapters"])
+    assert all(
+        row["family"] == "phi" and row["fidelity"] == "exact" for row in document["adapters"]
+    )
     scores = {row["task"]: row for row in document["scores"]}
     assert len(scores) == 5
     for row in scores.values():
