@@ -49,12 +49,14 @@ def main() -> None:
             return work
 
         rows = {
-            "cp": best_of(lambda: subprocess.run(["cp", str(file), str(copy)], check=True) and None),
+            "cp": best_of(
+                lambda: subprocess.run(["cp", str(file), str(copy)], check=True) and None
+            ),
             "sha256sum": best_of(
-                lambda: subprocess.run(
-                    ["sha256sum", str(file)], check=True, stdout=subprocess.DEVNULL
+                lambda: (
+                    subprocess.run(["sha256sum", str(file)], check=True, stdout=subprocess.DEVNULL)
+                    and None
                 )
-                and None
             ),
             "adaptrix convert (current naming)": best_of(convert("l4")),
             "adaptrix convert (old fused naming)": best_of(convert("l2")),

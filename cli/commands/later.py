@@ -9,7 +9,6 @@ import typer
 from adaptrix.cli.parsing import not_yet
 
 Words = Annotated[list[str] | None, typer.Argument(help="Ignored for now.")]
-LOOSE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def diff(words: Words = None) -> None:
@@ -58,6 +57,3 @@ def export(words: Words = None) -> None:
     Example: adaptrix export math --for peft -o DIR
     """
     raise not_yet("export")
-
-
-COMMANDS = (diff, remote, login, push, serve, export)
