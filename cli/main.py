@@ -16,6 +16,7 @@ from adaptrix.cli.options import HomeOption
 from adaptrix.schema.errors import AdaptrixError
 from adaptrix.schema.version import VERSION
 
+TRUE_WORDS = {"1", "true", "yes", "on"}
 EPILOG = """Example: adaptrix demo
 
 \b
@@ -82,6 +83,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     as_json = "--json" in arguments
+    _tell_libraries()
     try:
         result = app(arguments, prog_name="adaptrix", standalone_mode=False)
     except AdaptrixError as error:
@@ -98,6 +100,13 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost edge
         return _foreign(error, as_json=as_json)
     return result if isinstance(result, int) else 0
+
+
+def _tell_libraries() -> None:
+    """Hand our switches to the Hub's client, which reads its own ones when it is imported."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if os.environ.get("ADAPTRIX_OFFLINE", "").lower() in TRUE_WORDS:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _foreign(error: Exception, *, as_json: bool) -> int:

@@ -189,9 +189,6 @@ def execute(request: RunRequest, home: Path | None, out: Output) -> int:
     # Said before torch is imported, so that a mistake costs no seconds.
     with _registry(home) as registry:
         chosen = choose(registry, request.adapters, request.base)
-        if registry.settings.offline:
-            # The base comes through the Hub's own client, which knows only its own switch.
-            os.environ["HF_HUB_OFFLINE"] = "1"
         quiet_libraries()
         from adaptrix.loader.base import base_structure, parse_device, parse_dtype  # noqa: PLC0415
         from adaptrix.loader.generate import GenerateOptions  # noqa: PLC0415
@@ -251,7 +248,6 @@ def quiet_libraries() -> None:
     """Keep the libraries' own bars and advice off stderr."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     from transformers.utils import logging  # noqa: PLC0415
 
     logging.disable_progress_bar()
