@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptrix.schema.digest import Digest
+from adaptrix.schema.problems import Severity
 from adaptrix.schema.report import Problem
 
 SCHEMA_VERSION = 1
@@ -128,6 +129,8 @@ class Output:
         if self.mode is Mode.JSON:
             return
         for problem in problems:
+            if self.mode is Mode.QUIET and problem.severity is Severity.NOTE:
+                continue
             place = f" [{problem.where}]" if problem.where else ""
             _write(
                 sys.stderr, clean(f"{problem.severity}: {problem.code}{place}: {problem.message}")
