@@ -207,6 +207,7 @@ def documents() -> dict[str, Any]:
         "demo": DemoDocument,
         "du": Usage,
         "error": ErrorDocument,
+        "export": ConvertReport,
         "fsck": FsckReport,
         "gc": GcReport,
         "init": InitDocument,

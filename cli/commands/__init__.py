@@ -8,11 +8,12 @@ from adaptrix.cli.commands.compose import compose
 from adaptrix.cli.commands.convert import convert
 from adaptrix.cli.commands.demo import demo
 from adaptrix.cli.commands.du import du
+from adaptrix.cli.commands.export import export
 from adaptrix.cli.commands.fsck import fsck
 from adaptrix.cli.commands.gc import gc
 from adaptrix.cli.commands.init import init
 from adaptrix.cli.commands.inspect import inspect
-from adaptrix.cli.commands.later import diff, export, login, push, remote, serve
+from adaptrix.cli.commands.later import diff, login, push, remote, serve
 from adaptrix.cli.commands.log import log
 from adaptrix.cli.commands.ls import ls
 from adaptrix.cli.commands.pull import pull
@@ -25,8 +26,8 @@ from adaptrix.cli.commands.tag import tag
 from adaptrix.cli.commands.verify import verify
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    demo, init, pull, inspect, convert, compose, run, ls, search, show, log, tag, rm, gc, du,
+    demo, init, pull, inspect, convert, export, compose, run, ls, search, show, log, tag, rm, gc, du,
     verify, fsck, reindex,
 )  # fmt: skip
-LATER: tuple[Callable[..., None], ...] = (diff, remote, login, push, serve, export)
+LATER: tuple[Callable[..., None], ...] = (diff, remote, login, push, serve)
 """Commands that say that they are not there yet."""

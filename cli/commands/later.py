@@ -49,11 +49,3 @@ def serve(words: Words = None) -> None:
     Example: adaptrix serve --port 8080
     """
     raise not_yet("serve")
-
-
-def export(words: Words = None) -> None:
-    """Write what an engine loads as it stands (not there yet; see convert).
-
-    Example: adaptrix export math --for peft -o DIR
-    """
-    raise not_yet("export")

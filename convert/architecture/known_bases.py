@@ -18,6 +18,7 @@ class KnownBase:
 
 
 _ROWS = """
+adaptrix/sample-phi phi 256 1024 4 4 4 64 704
 microsoft/phi-1 phi 2048 8192 24 32 32 64 51200
 microsoft/phi-1_5 phi 2048 8192 24 32 32 64 51200
 microsoft/phi-2 phi 2560 10240 32 32 32 80 51200
