@@ -28,7 +28,7 @@ check: setup
 	$(BIN)/python docs/generate.py --check
 
 bench: setup
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in $(wildcard benchmarks/*.py); do $(BIN)/python $$script || exit 1; done
 
 docs: setup
 	$(BIN)/python docs/generate.py

@@ -194,7 +194,8 @@ def _score_lines(scores: list[TaskScore]) -> list[str]:
     lines = ["Exact match on held-out items:", ""]
     lines += table(("TASK", "ITEMS", "BASE", "ADAPTER", COMPOSED.upper(), ""), rows)
     lines += ["", "One answer each:", ""]
-    lines += [f"  {score.prompt}\n    -> {score.answer}" for score in scores]
+    for score in scores:
+        lines += [f"  {score.prompt}", f"    -> {score.answer}"]
     return lines
 
 

@@ -44,6 +44,15 @@ def report_unexpected(error: BaseException, *, as_json: bool) -> int:
     return 1
 
 
+def report_system(error: OSError, *, as_json: bool) -> int:
+    """Print what the operating system refused, such as a full disk behind stdout."""
+    if debugging():
+        traceback.print_exception(error)
+    text = error.strerror or " ".join(str(error).split())[:400] or type(error).__name__
+    _say("system", text, "", str(error.filename or ""), as_json=as_json)
+    return 1
+
+
 def report_interrupted(*, as_json: bool) -> int:
     """Print that the user stopped it."""
     _say("interrupted", "stopped; the store is consistent", "", "", as_json=as_json)
@@ -53,7 +62,7 @@ def report_interrupted(*, as_json: bool) -> int:
 def _say(code: str, message: str, hint: str, where: str, *, as_json: bool) -> None:
     if as_json:
         body = {"error": {"code": code, "message": message, "hint": hint, "where": where}}
-        sys.stderr.write(json.dumps(body, ensure_ascii=False) + "\n")
+        sys.stderr.write(json.dumps(body) + "\n")
         return
     place = f"{where}: " if where else ""
     sys.stderr.write(clean(f"error: {place}{message}") + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import Annotated
@@ -11,8 +12,18 @@ import typer
 
 from adaptrix.cli import errors
 from adaptrix.cli.commands import COMMANDS, LATER
+from adaptrix.cli.options import HomeOption
 from adaptrix.schema.errors import AdaptrixError
 from adaptrix.schema.version import VERSION
+
+TRUE_WORDS = {"1", "true", "yes", "on"}
+EPILOG = """Example: adaptrix demo
+
+\b
+Exit status: 0 done, PASS; 1 failed, FAIL; 2 usage or invalid input;
+3 INCONCLUSIVE; 4 permission; 5 not found; 6 network or offline;
+7 refused by policy; 130 interrupted, store consistent.
+"""
 
 app = typer.Typer(
     name="adaptrix",
@@ -21,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
-    epilog="Example: adaptrix demo",
+    epilog=EPILOG,
 )
 
 
@@ -33,11 +44,20 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    home: HomeOption = None,
 ) -> None:
     """A verified, versioned, composable home for LoRA adapters."""
+    if home is not None:
+        # Before the verb as well as after it; what stands after it wins.
+        context.default_map = {name: {"home": home} for name in _verbs()}
+
+
+def _verbs() -> tuple[str, ...]:
+    return ("list", *(command.__name__ for command in COMMANDS))
 
 
 for _command in COMMANDS:
@@ -53,12 +73,17 @@ for _command in LATER:
 
 def main() -> None:
     """Run the command line; never returns."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Help holds characters that an ASCII terminal lacks.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     as_json = "--json" in arguments
+    _tell_libraries()
     try:
         result = app(arguments, prog_name="adaptrix", standalone_mode=False)
     except AdaptrixError as error:
@@ -70,9 +95,18 @@ def run(arguments: list[str]) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return errors.report_system(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the outermost edge
         return _foreign(error, as_json=as_json)
     return result if isinstance(result, int) else 0
+
+
+def _tell_libraries() -> None:
+    """Hand our switches to the Hub's client, which reads its own ones when it is imported."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if os.environ.get("ADAPTRIX_OFFLINE", "").lower() in TRUE_WORDS:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _foreign(error: Exception, *, as_json: bool) -> int:

@@ -7,8 +7,22 @@ from typing import Annotated
 
 import typer
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="One identifier per line.")]
+from adaptrix.schema.errors import UsageError
+
+
+def _exclusive(context: typer.Context, wanted: bool) -> bool:
+    """Refuse ``--json`` with ``-q`` before anything is done."""
+    if wanted and any(context.params.get(name) for name in ("as_json", "quiet")):
+        raise UsageError("--json and --quiet exclude each other", where="command line")
+    return wanted
+
+
+JsonFlag = Annotated[
+    bool, typer.Option("--json", callback=_exclusive, help="One JSON document on stdout.")
+]
+QuietFlag = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_exclusive, help="One identifier per line.")
+]
 DryRunFlag = Annotated[
     bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
 ]

@@ -22,6 +22,9 @@ from adaptrix.schema.report import Problem
 
 SCHEMA_VERSION = 1
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_DIRECTION = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+# Characters of our own lines, for terminals that cannot show them.
+_ASCII = str.maketrans({"…": "...", "·": "*", "×": "x", "→": "->", "–": "-", "—": "-", "‖": "||"})
 
 
 class Mode(enum.StrEnum):
@@ -33,13 +36,29 @@ class Mode(enum.StrEnum):
 
 
 def clean(text: str) -> str:
-    """``text`` with control and direction characters made visible."""
+    """One line of ``text``: control and direction characters made visible.
+
+    A newline too: the name of a tensor could else print a line that looks like ours.
+    """
     return "".join(
-        char
-        if char == "\n" or unicodedata.category(char) not in _HIDDEN
-        else char.encode("unicode_escape").decode("ascii")
+        char if char == "\t" or unicodedata.category(char) not in _HIDDEN else _visible(char)
         for char in text
     )
+
+
+def clean_prose(text: str) -> str:
+    """Generated text for a terminal: lines and joiners stay, escapes become visible."""
+    return "".join(
+        _visible(char)
+        if (unicodedata.category(char) == "Cc" and char not in "\n\t")
+        or unicodedata.bidirectional(char) in _DIRECTION
+        else char
+        for char in text
+    )
+
+
+def _visible(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def plain(value: Any) -> Any:
@@ -83,7 +102,8 @@ class Output:
         match self.mode:
             case Mode.JSON:
                 body = {"schema_version": SCHEMA_VERSION, **plain(dict(document))}
-                _write(sys.stdout, json.dumps(body, ensure_ascii=False))
+                # ASCII: valid in every locale, and no character of it can steer a terminal.
+                _write(sys.stdout, json.dumps(body))
             case Mode.QUIET:
                 for line in ids:
                     _write(sys.stdout, clean(line))
@@ -92,8 +112,8 @@ class Output:
                     _write(sys.stdout, clean(line))
 
     def piece(self, text: str) -> None:
-        """Stream generated text as it is."""
-        _raw(sys.stdout, text)
+        """Stream generated text: to a pipe as it is, to a terminal without escapes."""
+        _raw(sys.stdout, clean_prose(text) if sys.stdout.isatty() else text)
 
     def note(self, text: str) -> None:
         """Say something on stderr, to people only."""
@@ -145,5 +165,7 @@ def _write(stream: Any, text: str) -> None:
 
 def _raw(stream: Any, text: str) -> None:
     encoding = stream.encoding or "utf-8"
+    if not encoding.lower().replace("-", "").startswith("utf"):
+        text = text.translate(_ASCII)
     stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
     stream.flush()

@@ -63,4 +63,8 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("not confirmed", hint="Pass --yes.")
-    typer.confirm(question, abort=True, err=True)
+    # typer.confirm writes a space to stdout, where data belongs.
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise typer.Abort

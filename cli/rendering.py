@@ -113,7 +113,7 @@ def show_lines(report: ShowReport) -> Iterator[str]:
         yield f"  {'file':15} {name} {size_text(layer.size_bytes)} {layer.digest}"
     if report.card:
         yield ""
-        yield report.card
+        yield from report.card.splitlines()
 
 
 def log_lines(rows: Sequence[LogRow], *, graph: bool) -> Iterator[str]:

@@ -29,15 +29,27 @@ class Chosen:
     base: str
 
 
+def _require_distinct(references: Sequence[str]) -> None:
+    """Refuse ``math,math:latest``: it would count one adapter twice.
+
+    Raises:
+        UsageError: two of them are the same name and tag.
+    """
+    if len(set(references)) < len(references):
+        raise UsageError("an adapter is named twice", where="--adapters")
+
+
 def choose(registry: Registry, wanted: Sequence[tuple[str, float]], base: str | None) -> Chosen:
     """Open the adapters; without ``--base`` they must declare the same one.
 
     Raises:
         IncompatibleAdapter: they declare different bases, or none; lists who wants what.
+        UsageError: one is named twice.
     """
     from adaptrix.loader.plan import WeightedAdapter  # noqa: PLC0415
 
     opened = [(registry.open(text), weight) for text, weight in wanted]
+    _require_distinct([stored.reference for stored, _ in opened])
     if base is None:
         declared = {stored.reference: stored.adapter.base_name for stored, _ in opened}
         names = set(declared.values())
@@ -62,15 +74,15 @@ def choose(registry: Registry, wanted: Sequence[tuple[str, float]], base: str | 
     )
 
 
-def read_prompt(prompt: str | None) -> str | None:
+def read_prompt(prompt: str | None, *, chat_possible: bool = True) -> str | None:
     """The prompt: ``-`` reads stdin; None on a terminal means a chat.
 
     Raises:
-        UsageError: no prompt and no terminal.
+        UsageError: no prompt, and no terminal or no chat with these options.
     """
     if prompt == "-":
         return sys.stdin.read()
-    if prompt is None and not sys.stdin.isatty():
+    if prompt is None and not (chat_possible and sys.stdin.isatty()):
         raise UsageError("no prompt", where="run", hint="Pass -p TEXT, or -p - to read stdin.")
     return prompt
 
@@ -117,7 +129,7 @@ def compare(
         yield label, session.generate([prompt], options)[0].text
 
 
-def chat(session: Session, options: GenerateOptions) -> None:
+def chat(session: Session, options: GenerateOptions, out: Output) -> None:
     """One prompt a line until ``/exit`` or the end of input; Ctrl-C stops an answer."""
     sys.stderr.write("chat: one prompt a line, /exit to leave\n")
     while True:
@@ -131,13 +143,12 @@ def chat(session: Session, options: GenerateOptions) -> None:
         started = time.perf_counter()
         try:
             done = session.generate(
-                [_templated(session, line.rstrip("\n"))], options, on_text=_piece
+                [_templated(session, line.rstrip("\n"))], options, on_text=out.piece
             )
         except KeyboardInterrupt:
             sys.stderr.write("\nstopped\n")
             continue
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        out.piece("\n")
         spent = time.perf_counter() - started
         sys.stderr.write(f"({done[0].tokens} tokens, {spent:.1f} s)\n")
 
@@ -148,11 +159,6 @@ def _templated(session: Session, text: str) -> str:
         return text
     message = [{"role": "user", "content": text}]
     return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
-
-
-def _piece(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,12 +221,12 @@ def _generate(
     check = session.check
     out.problems(check.problems)
     if request.prompt is None:
-        chat(session, options)
+        chat(session, options, out)
         return check.verdict.exit_status
     if request.compare:
         found = list(compare(session, chosen, request.prompt, options))
         rows = [{"adapters": label, "text": text} for label, text in found]
-        lines = [f"{label}:\n{text}" for label, text in found]
+        lines = [line for label, text in found for line in (f"{label}:", *text.splitlines())]
         out.document({"rows": rows, "base": session.base.name}, lines=lines)
         return check.verdict.exit_status
     sink = out.piece if out.mode is not Mode.JSON else None

@@ -10,20 +10,20 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer.main
 from pydantic import TypeAdapter
 
 from adaptrix.cli.commands import COMMANDS, LATER
+from adaptrix.cli.documents import documents
 from adaptrix.cli.main import app
-from adaptrix.registry import reports
 from adaptrix.schema import errors
 from adaptrix.schema.manifest import record_json_schema
 from adaptrix.schema.problems import PROBLEM_CODES
-from adaptrix.schema.report import Inspection
 
+FLOAT_TEXT = "shortest decimal text of a float64"
 DOCS = Path(__file__).resolve().parent
-DOCUMENTS = {"inspect": Inspection}
 
 
 def command_reference() -> str:
@@ -97,14 +97,25 @@ def _subclasses(kind: type[errors.AdaptrixError]) -> Iterator[type[errors.Adaptr
 def schemas() -> Iterator[tuple[str, str]]:
     """docs/schema/*.json."""
     yield "adapter-record.json", _json(record_json_schema())
-    found = {"pull": reports.PullReport, "convert": reports.ConvertReport}
-    for name, kind in {**DOCUMENTS, **found, "compose": reports.ComposeReport}.items():
-        schema = TypeAdapter(kind).json_schema(mode="serialization")
-        for part in schema.get("$defs", {}):
-            if part == "Digest":
-                schema["$defs"][part] = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
-        schema["properties"] = {"schema_version": {"const": 1}, **schema["properties"]}
+    for name, kind in documents().items():
+        schema = _numbers(TypeAdapter(kind).json_schema(mode="serialization"))
+        if "Digest" in schema.get("$defs", {}):
+            schema["$defs"]["Digest"] = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+        if name != "error":
+            schema["properties"] = {"schema_version": {"const": 1}, **schema["properties"]}
+            schema["required"] = ["schema_version", *schema.get("required", [])]
         yield f"{name}.json", _json(schema)
+
+
+def _numbers(schema: Any) -> Any:
+    """Floats are text in the canonical JSON of blobs, and numbers where a command prints them."""
+    if isinstance(schema, list):
+        return [_numbers(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("description") == FLOAT_TEXT:
+        return {"type": "number"}
+    return {key: _numbers(entry) for key, entry in schema.items()}
 
 
 def _json(schema: object) -> str:

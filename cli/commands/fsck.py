@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from adaptrix.cli.options import HomeOption, JsonFlag, QuietFlag
+from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
 from adaptrix.cli.output import Output
 
 
 def fsck(
     repair: Annotated[bool, typer.Option("--repair", help="Move damaged blobs aside.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Sizes and structure only.")] = False,
+    dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -25,7 +26,7 @@ def fsck(
 
     out = Output(as_json=as_json, quiet=quiet)
     with Registry(home) as registry:
-        report = registry.fsck(quick=quick, repair=repair)
+        report = registry.fsck(quick=quick, repair=repair and not dry_run)
     fields = {name: getattr(report, name) for name in report.__slots__}
     out.document(
         {**fields, "verdict": report.verdict},

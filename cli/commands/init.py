@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from adaptrix.cli.options import HomeOption, JsonFlag, QuietFlag
+from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
 from adaptrix.cli.output import Output
 
 
-def init(home: HomeOption = None, as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+def init(
+    dry_run: DryRunFlag = False,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
     """Make an empty registry; every other command makes it on first use.
 
     Example: adaptrix init --home ./adapters
@@ -14,7 +19,7 @@ def init(home: HomeOption = None, as_json: JsonFlag = False, quiet: QuietFlag = 
     from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
     with Registry(home) as registry:
-        path = str(registry.home.path)
+        path = str(registry.settings.home if dry_run else registry.home.path)
     Output(as_json=as_json, quiet=quiet).document(
         {"home": path}, lines=[f"registry at {path}"], ids=[path]
     )

@@ -27,6 +27,7 @@ def ls(
 
     with Registry(home) as registry:
         rows = registry.ls(pattern)
-    Output(as_json=as_json, quiet=quiet).document(
-        {"rows": rows}, lines=row_lines(rows), ids=[row.reference for row in rows]
-    )
+    out = Output(as_json=as_json, quiet=quiet)
+    out.document({"rows": rows}, lines=row_lines(rows), ids=[row.reference for row in rows])
+    if not rows and pattern is None:
+        out.hint("nothing here yet: adaptrix pull org/repo --as NAME")

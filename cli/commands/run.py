@@ -39,8 +39,9 @@ def run(
     Example: adaptrix run --adapters math,code=0.8 -p "problem : …"
     """
     wanted = weighted_list(adapters)
-    text = None if dry_run else running.read_prompt(prompt)
     out = Output(as_json=as_json, quiet=quiet)
+    chat_possible = out.human and not compare
+    text = None if dry_run else running.read_prompt(prompt, chat_possible=chat_possible)
     request = running.RunRequest(
         adapters=wanted, base=base, prompt=text, mode=mode, compare=compare, device=device,
         dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,

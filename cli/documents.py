@@ -1,0 +1,227 @@
+"""The ``--json`` documents that are no report of a lower room, as types.
+
+``docs/generate.py`` publishes a JSON Schema of every entry of :func:`documents`; a test
+holds what the commands print against them. Stable: keys are added, never taken away.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from adaptrix.registry.reports import (
+    ComposeReport,
+    ConvertReport,
+    LogRow,
+    MoveRow,
+    PullReport,
+    Row,
+    VerifyReport,
+)
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.record import AdapterRecord
+from adaptrix.schema.report import Fidelity, Inspection, Problem, Verdict
+from adaptrix.store.fsck import FsckReport
+from adaptrix.store.gc import GcReport
+from adaptrix.store.rebuild import ReindexReport
+from adaptrix.store.usage import Usage
+
+
+class InitDocument(TypedDict):
+    """``init``."""
+
+    home: str
+
+
+class RowsDocument(TypedDict):
+    """``ls`` and ``search``."""
+
+    rows: list[Row]
+
+
+class LogDocument(TypedDict):
+    """``log``; with ``--moves`` the rows are moves."""
+
+    rows: list[LogRow] | list[MoveRow]
+
+
+class FileDescriptor(TypedDict):
+    """An OCI descriptor."""
+
+    mediaType: str
+    digest: str
+    size: int
+    annotations: dict[str, str]
+
+
+class ShowDocument(TypedDict):
+    """``show``."""
+
+    reference: str
+    digest: Digest
+    record: AdapterRecord
+    files: list[FileDescriptor]
+    card: str
+
+
+class TagDocument(TypedDict):
+    """``tag``."""
+
+    reference: str
+    digest: Digest
+
+
+class RmDocument(TypedDict):
+    """``rm``."""
+
+    reference: str
+    removed: bool
+
+
+class UsedAdapter(TypedDict):
+    """An adapter of a run."""
+
+    reference: str
+    digest: str
+    weight: float
+
+
+class RunDocument(TypedDict):
+    """``run`` with a prompt; ``--compare`` and ``--dry-run`` print other documents."""
+
+    text: str
+    adapters: list[UsedAdapter]
+    base: str
+    base_config_digest: str
+    mode: str
+    dtype: str
+    compute_dtype: str
+    device: str
+    seed: int
+    tokens: int
+    timings_s: dict[str, float]
+    tokens_per_s: float
+    peak_memory_bytes: int
+    survival: dict[str, Any]
+    verdict: Verdict
+    problems: list[Problem]
+
+
+class ComparedText(TypedDict):
+    """One completion of a comparison."""
+
+    adapters: str
+    text: str
+
+
+class CompareDocument(TypedDict):
+    """``run --compare``."""
+
+    rows: list[ComparedText]
+    base: str
+
+
+class PlanDocument(TypedDict):
+    """``run --dry-run``."""
+
+    plan: list[str]
+    factor_bytes: int
+
+
+class DemoAdapter(TypedDict):
+    """A pulled sample."""
+
+    name: str
+    digest: Digest | None
+    format: str
+    layout: str
+    family: str
+    confidence: float
+    modules: int
+    fidelity: Fidelity
+    verdict: Verdict
+    seconds: float
+
+
+class DemoComposition(TypedDict):
+    """A composition of samples."""
+
+    reference: str
+    digest: Digest | None
+    weights: dict[str, float]
+    modules: int
+    error: float
+    fidelity: Fidelity
+
+
+class DemoExample(TypedDict):
+    """A prompt and what the adapter made of it."""
+
+    prompt: str
+    answer: str
+
+
+class DemoScore(TypedDict):
+    """Exact match on one task, 0 to 1; ``composed`` is null where it was not measured."""
+
+    task: str
+    items: int
+    base: float
+    adapter: float
+    composed: float | None
+    passed: bool
+    example: DemoExample
+
+
+class DemoDocument(TypedDict):
+    """``demo``."""
+
+    verdict: Verdict
+    adapters: list[DemoAdapter]
+    compositions: list[DemoComposition]
+    scores: list[DemoScore]
+    seconds: float
+
+
+class ErrorFields(TypedDict):
+    """What an error says."""
+
+    code: str
+    message: str
+    hint: str
+    where: str
+
+
+class ErrorDocument(TypedDict):
+    """Any command that fails: one document on stderr."""
+
+    error: ErrorFields
+
+
+def documents() -> dict[str, Any]:
+    """Type of the document by the name of its schema's file."""
+    return {
+        "compose": ComposeReport,
+        "convert": ConvertReport,
+        "demo": DemoDocument,
+        "du": Usage,
+        "error": ErrorDocument,
+        "export": ConvertReport,
+        "fsck": FsckReport,
+        "gc": GcReport,
+        "init": InitDocument,
+        "inspect": Inspection,
+        "log": LogDocument,
+        "ls": RowsDocument,
+        "pull": PullReport,
+        "reindex": ReindexReport,
+        "rm": RmDocument,
+        "run": RunDocument,
+        "run-compare": CompareDocument,
+        "run-dry-run": PlanDocument,
+        "search": RowsDocument,
+        "show": ShowDocument,
+        "tag": TagDocument,
+        "verify": VerifyReport,
+    }
