@@ -4,8 +4,8 @@ Each takes about four minutes on one core. Only completions are learned. Two mor
 make an adapter change little beyond its skill, so that it can be added to others: a share
 of the base's own text is replayed, and on that text and on exercises of the other skills
 the adapter's output is kept small ("quiet"), measured against its output on its own.
-``math`` and ``code`` are also trained in company: in most steps one of the other three
-adapters is in the base, never the one that they are composed with later.
+``math`` and ``code`` are also trained in company: in most steps one or two of the other
+three adapters are in the base, never the one that they are composed with later.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from adaptrix.samples.tasks import TASKS, generate
 BATCH = 48
 REPLAY = 16
 FOREIGN = 16
-QUIET_WEIGHT = 0.1
 COMPANIONS = ("instruct", "news", "qa")
 IGNORED = -100
 
@@ -49,6 +48,9 @@ class AdapterSettings:
         legacy: Train on the old fused layout.
         steps: Optimiser steps.
         peak_rate: Peak learning rate.
+        quiet: Weight of the loudness on text that is not its own.
+        company: How many companions are in the base in a step, one drawn from these.
+        strength: Least and greatest weight of a companion.
         options: More LoraConfig fields.
     """
 
@@ -58,12 +60,20 @@ class AdapterSettings:
     legacy: bool = False
     steps: int = 900
     peak_rate: float = 3e-3
+    quiet: float = 0.1
+    company: tuple[int, ...] = (0,)
+    strength: tuple[float, float] = (0.5, 1.2)
     options: dict[str, Any] = field(default_factory=dict)
 
 
 SETTINGS = {
     "math": AdapterSettings(
-        targets=("q_proj", "v_proj", "fc1", "fc2"), rank=8, alpha=16, steps=700
+        targets=("q_proj", "v_proj", "fc1", "fc2"),
+        rank=8,
+        alpha=16,
+        steps=800,
+        peak_rate=4e-3,
+        company=(0, 1, 1, 2, 2),
     ),
     "instruct": AdapterSettings(
         targets=("Wqkv", "out_proj", "fc1", "fc2"), rank=8, alpha=16, legacy=True, steps=700
@@ -79,7 +89,17 @@ SETTINGS = {
             "alpha_pattern": {"dense": 12, "model.layers.0.self_attn.q_proj": 6},
         },
     ),
-    "code": AdapterSettings(targets=("q_proj", "k_proj", "v_proj"), rank=4, alpha=8, steps=1300),
+    # Rank 4 on attention alone: it needs a high rate, and its loudness weighs more.
+    "code": AdapterSettings(
+        targets=("q_proj", "k_proj", "v_proj"),
+        rank=4,
+        alpha=8,
+        steps=800,
+        peak_rate=8e-3,
+        quiet=0.2,
+        company=(0, 1, 1, 1),
+        strength=(0.3, 1.0),
+    ),
     "qa": AdapterSettings(
         targets=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"), rank=8, alpha=16, steps=600
     ),
@@ -152,16 +172,16 @@ class LoudnessMeter:
 
 
 class Company:
-    """Puts one of the other adapters into the frozen base weights, another each step."""
+    """Puts some of the other adapters into the frozen base weights, others each step."""
 
     def __init__(self, model: PeftModel, task: str) -> None:
         self.random = random.Random(task)
-        companions = () if task in COMPANIONS else COMPANIONS
-        deltas = [sample_deltas(name) for name in companions]
-        self.sets: list[dict[str, torch.Tensor]] = [{}, *deltas]
+        self.settings = SETTINGS[task]
+        alone = not any(self.settings.company)
+        self.deltas = [] if alone else [sample_deltas(name) for name in COMPANIONS]
         parameters = dict(model.named_parameters())
         self.weights: dict[str, torch.nn.Parameter] = {}
-        for path in {path for delta in deltas for path in delta}:
+        for path in {path for delta in self.deltas for path in delta}:
             wrapped = f"base_model.model.{path}.base_layer.weight"
             plain = f"base_model.model.{path}.weight"
             self.weights[path] = parameters[wrapped if wrapped in parameters else plain]
@@ -169,13 +189,17 @@ class Company:
 
     @torch.no_grad()
     def change(self) -> None:
-        """Another companion, or none."""
-        chosen = self.random.choice(self.sets)
-        strength = self.random.uniform(0.5, 1.2)
+        """Other companions, or none."""
+        count = self.random.choice(self.settings.company)
+        chosen = [
+            (delta, self.random.uniform(*self.settings.strength))
+            for delta in self.random.sample(self.deltas, count)
+        ]
         for path, weight in self.weights.items():
             weight.copy_(self.pristine[path])
-            if path in chosen:
-                weight.add_(chosen[path].to(weight), alpha=strength)
+            for delta, strength in chosen:
+                if path in delta:
+                    weight.add_(delta[path].to(weight), alpha=strength)
 
 
 def train_adapter(task: str, steps: int | None = None) -> tuple[PeftModel, float]:
@@ -232,7 +256,7 @@ def _optimise(
         quiet = meter.quiet_loss()
         # First the skill, then the quiet: asked for at once, the skill is never found.
         ramp = min(1.0, max(0.0, (step / steps - 0.35) / 0.3))
-        (skill + 0.3 * kept + QUIET_WEIGHT * ramp * quiet).backward()
+        (skill + 0.3 * kept + settings.quiet * ramp * quiet).backward()
         torch.nn.utils.clip_grad_norm_(factors, 1.0)
         optimizer.step()
         recent = 0.95 * recent + 0.05 * skill.item() if step else skill.item()

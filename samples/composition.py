@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 COMPOSED = "math-code"
-WEIGHTS = {"math": 1.0, "code": 1.0}
+WEIGHTS = {"math": 1.3, "code": 1.0}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from adaptrix.samples.adapter_training import load_base
+from adaptrix.samples.composition import COMPOSED, WEIGHTS
 from adaptrix.samples.deltas import Deltas, sample_deltas
 from adaptrix.samples.metrics import score
 from adaptrix.samples.tasks import TASKS, Item, items, read_heldout
@@ -59,13 +60,13 @@ def validation_grid(weights: Sequence[float]) -> dict[tuple[float, float], tuple
 
 def main() -> None:
     """Print the table."""
-    print(f"{'task':10} {'base':>7} {'adapter':>8} {'math+code':>10}")
-    both = [(sample_deltas("math"), 1.0), (sample_deltas("code"), 1.0)]
+    print(f"{'task':10} {'base':>7} {'adapter':>8} {COMPOSED:>10}")
+    both = [(sample_deltas(name), weight) for name, weight in WEIGHTS.items()]
     for task in TASKS:
         exercises = read_heldout(task)
         base = _score(exercises)
         alone = _score(exercises, [(sample_deltas(task), 1.0)])
-        together = f"{_score(exercises, both):10.1%}" if task in {"math", "code"} else " " * 10
+        together = f"{_score(exercises, both):10.1%}" if task in WEIGHTS else " " * 10
         print(f"{task:10} {base:7.1%} {alone:8.1%} {together}", flush=True)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import torch
 
 from adaptrix.samples import BASE_DIR, SAMPLES_DIR
-from adaptrix.samples.adapter_training import train_adapter
+from adaptrix.samples.adapter_training import COMPANIONS, train_adapter
 from adaptrix.samples.base_training import (
     cloze_scores,
     make_model,
@@ -45,9 +46,10 @@ def make_base(folder: Path = BASE_DIR) -> None:
 
 def make_adapter(task: str, folder: Path = SAMPLES_DIR / "adapters") -> None:
     """Train and save one adapter in its tool's layout."""
+    started = time.monotonic()
     model, loss = train_adapter(task)
     save_adapter(task, model, folder / task)
-    note(**{task: {"loss": round(loss, 4)}})
+    note(**{task: {"loss": round(loss, 4), "seconds": round(time.monotonic() - started)}})
 
 
 def main() -> None:
@@ -62,7 +64,8 @@ def main() -> None:
     if not arguments.adapter:
         make_base()
     if not arguments.base_only:
-        for task in arguments.adapter or TASKS:
+        # Companions first: the others are trained beside them.
+        for task in sorted(arguments.adapter or TASKS, key=lambda task: task not in COMPANIONS):
             make_adapter(task)
     for task in TASKS:
         write_heldout(task)
