@@ -11,10 +11,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from adaptrix.convert.container import open_container
+from adaptrix.convert.sidecars import read_settings
 from adaptrix.convert.source import AdapterFiles, ByteSource
 from adaptrix.convert.tensor_file import TensorFile
 from adaptrix.schema.canonical import Json
@@ -27,10 +28,12 @@ _MAX_JSON_DEPTH = 64
 _PREFERRED = (
     "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt",
     "adapters.safetensors", "adapters.npz", "adapter.safetensors", "pytorch_adapter.bin",
-    "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin",
+    "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "lit_model.pth.lora",
 )  # fmt: skip
 """Names that tools look for, the first one wins; the others in the folder are left aside."""
-_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz"}
+_WEIGHT_SUFFIXES = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".lora",
+}  # fmt: skip
 _FOREIGN_SUFFIXES = {".h5", ".onnx_adapter", ".distcp", ".nemo", ".npy"}
 _TRAINING_STATE = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state[_0-9]*)\.(bin|pt|pth)"
@@ -49,6 +52,7 @@ class Contents:
         tensor_files: Opened weight files.
         tensors: All their tensors; with several files, names are ``file:name``.
         config: Parsed ``adapter_config.json``, or None.
+        settings: Scalars of YAML files beside the weights, as ``file:dotted.name``.
         foreign: Weight files of tools whose containers are not read here.
         ignored_files: Weight files that were left aside.
         alternatives: Folders that each hold an adapter, when there is no telling which.
@@ -58,6 +62,7 @@ class Contents:
     tensor_files: tuple[TensorFile, ...]
     tensors: Mapping[str, LazyTensor]
     config: Mapping[str, Json] | None = None
+    settings: Mapping[str, Json] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
     ignored_files: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
@@ -105,6 +110,7 @@ def gather(files: AdapterFiles) -> Contents:
         files,
         found,
         files.files[config] if config else None,
+        settings=read_settings(files.files[name] for name in inside),
         foreign=tuple(n for n in inside if PurePosixPath(n).suffix in _FOREIGN_SUFFIXES),
         ignored=tuple(ignored),
     )
@@ -169,6 +175,7 @@ def _contents(
     found: list[TensorFile],
     config: ByteSource | None,
     *,
+    settings: Mapping[str, Json] | None = None,
     foreign: tuple[str, ...] = (),
     ignored: tuple[str, ...] = (),
 ) -> Contents:
@@ -189,6 +196,7 @@ def _contents(
         tensor_files=tuple(found),
         tensors=tensors,
         config=read_json(config) if config else None,
+        settings=settings or {},
         foreign=foreign,
         ignored_files=ignored,
     )

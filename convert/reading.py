@@ -34,7 +34,9 @@ from adaptrix.convert.layouts.naming import Named, canonical_names
 from adaptrix.convert.modules import adapted_modules
 from adaptrix.convert.options import SOURCE_LAYOUTS, ReadOptions
 from adaptrix.convert.source import AdapterFiles
+from adaptrix.convert.writers.heads import HEADS, KV_HEADS
 from adaptrix.schema.adapter import Adapter
+from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import (
     AdaptrixError,
     FormatError,
@@ -175,7 +177,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
     detection = _settled(detect(_observations(draft), claims), draft, options)
     stopped = _stops(draft.problems)
     sound = not any(p.code in _BROKEN for p in draft.problems)
-    family = "phi" if options.source_layout and detection.family == UNKNOWN else detection.family
+    family = "phi" if options.phi_layout and detection.family == UNKNOWN else detection.family
     sizes = dimensions_of(options.base_config) if options.base_config else Dimensions()
     named = canonical_names(draft, family, sizes, options) if sound else _as_found(draft)
     fit = Fit(compatible=None)
@@ -199,7 +201,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             method=draft.method,
             task_type=named.task_type or "CAUSAL_LM",
             needs_base=draft.needs_base,
-            extra=named.extra,
+            extra=named.extra | _heads(sizes),
         )
     inspection = inspection_of(
         source=location,
@@ -212,6 +214,13 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
         adapter=adapter,
     )
     return Reading(inspection=inspection, adapter=adapter)
+
+
+def _heads(sizes: Dimensions) -> dict[str, Json]:
+    """Head counts of ``--base``: some formats order rows by head, and no adapter has them."""
+    if sizes.heads is None:
+        return {}
+    return {HEADS: sizes.heads, KV_HEADS: sizes.kv_heads or sizes.heads}
 
 
 _BROKEN = {"invalid_rank", "sharded_state", "shape_mismatch", "rank_mismatch"}

@@ -97,7 +97,7 @@ def default_name(source: str) -> tuple[str, str]:
 
 
 def _clean(part: str) -> str:
-    for suffix in (".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth"):
+    for suffix in (".lora", ".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth"):
         part = part.removesuffix(suffix)
     allowed = string.ascii_lowercase + string.digits
     text = "".join(char if char in allowed + "._-" else "-" for char in part)

@@ -18,7 +18,7 @@ from adaptrix.schema.report import IgnoredTensor, Problem
 from adaptrix.schema.tensor import LazyTensor
 
 _EMBEDDINGS = {"embed_tokens", "lm_head"}
-_HEADS = {"classifier", "score", "qa_outputs", "pre_classifier"}
+HEADS = {"classifier", "score", "qa_outputs", "pre_classifier"}
 _HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 
 
@@ -86,7 +86,7 @@ def _role(parameter: str, key: Key, config: PeftConfig) -> ReplacementRole | Non
     if leaf == "bias" and config.bias != "none":
         return ReplacementRole.BIAS
     headed = config.task_type in _HEAD_TASKS or "Classification" in config.base_class
-    if key.leaf == "parameter" and headed and _HEADS & set(module.split(".")):
+    if key.leaf == "parameter" and headed and HEADS & set(module.split(".")):
         return ReplacementRole.MODULES_TO_SAVE
     return None
 
