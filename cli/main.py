@@ -84,6 +84,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     as_json = "--json" in arguments
     _tell_libraries()
+    errors.show_warnings(as_json=as_json)
     try:
         result = app(arguments, prog_name="adaptrix", standalone_mode=False)
     except AdaptrixError as error:
