@@ -100,6 +100,9 @@ def run(arguments: list[str]) -> int:
         return errors.report_system(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the outermost edge
         return _foreign(error, as_json=as_json)
+    if result == errors.INTERRUPTED:
+        # Typer turns an interrupt in some places into this status and says nothing.
+        return errors.report_interrupted(as_json=as_json)
     return result if isinstance(result, int) else 0
 
 
