@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -26,6 +27,18 @@ def report(error: AdaptrixError, *, as_json: bool) -> int:
     hint = " ".join(error.hints())
     _say(error.code, error.message, hint, error.where, as_json=as_json)
     return error.exit_status
+
+
+def show_warnings(*, as_json: bool) -> None:
+    """Let what the library warns of (an index that was rebuilt …) reach people on stderr."""
+    logging.getLogger("adaptrix").handlers = [
+        logging.NullHandler() if as_json else _Warnings(logging.WARNING)
+    ]
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"warning: {clean(record.getMessage())}\n")
 
 
 def report_usage(message: str, *, as_json: bool) -> int:

@@ -84,6 +84,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     as_json = "--json" in arguments
     _tell_libraries()
+    errors.show_warnings(as_json=as_json)
     try:
         result = app(arguments, prog_name="adaptrix", standalone_mode=False)
     except AdaptrixError as error:
@@ -99,6 +100,9 @@ def run(arguments: list[str]) -> int:
         return errors.report_system(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the outermost edge
         return _foreign(error, as_json=as_json)
+    if result == errors.INTERRUPTED:
+        # Typer turns an interrupt in some places into this status and says nothing.
+        return errors.report_interrupted(as_json=as_json)
     return result if isinstance(result, int) else 0
 
 

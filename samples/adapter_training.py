@@ -1,6 +1,6 @@
 """Train the five bundled adapters with PEFT, on the rounded base.
 
-Each takes about four minutes on one core. Only completions are learned. Two more terms
+Each takes three to six minutes on one core. Only completions are learned. Two more terms
 make an adapter change little beyond its skill, so that it can be added to others: a share
 of the base's own text is replayed, and on that text and on exercises of the other skills
 the adapter's output is kept small ("quiet"), measured against its output on its own.
@@ -94,9 +94,9 @@ SETTINGS = {
         targets=("q_proj", "k_proj", "v_proj"),
         rank=4,
         alpha=8,
-        steps=800,
+        steps=1200,
         peak_rate=8e-3,
-        quiet=0.2,
+        quiet=0.4,
         company=(0, 1, 1, 1),
         strength=(0.3, 1.0),
     ),

@@ -1,6 +1,6 @@
 """Make the samples again: ``python -m adaptrix.samples.train [--base-only | --adapter NAME]``.
 
-On two CPU cores the base takes about 20 minutes and each adapter about 4; a GPU is used
+On two CPU cores the base takes about 20 minutes and each adapter 3 to 6; a GPU is used
 when there is one. Writes everything that is committed under ``samples/``.
 """
 

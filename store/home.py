@@ -11,6 +11,7 @@ Opening a home imports no SQL toolkit; the first question to the index does. Sta
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -52,6 +53,7 @@ INDEX_FILE = "adaptrix.sqlite3"
 LOCK_FILE = "lock"
 QUARANTINE = "quarantine"
 MIN_PREFIX = 7
+_LOGGER = logging.getLogger(__name__)
 _OWN_NAMES = {"oci-layout", "index.json", "blobs", "tmp", INDEX_FILE, LOCK_FILE, QUARANTINE}
 
 
@@ -243,7 +245,7 @@ class Home:
             self.close()
             with locked(self.path / f"{INDEX_FILE}.lock"):
                 aside = _set_aside(self.path / INDEX_FILE)
-            self.notices.append(f"{error}; set aside as {aside.name}")
+            self._notice(f"{error}; set aside as {aside.name}")
             return self._refill()
 
     def fsck(
@@ -301,7 +303,7 @@ class Home:
             try:
                 return Database.open_read_only(path)
             except AdaptrixError as error:
-                self.notices.append(f"index not readable ({error}); read from the blobs instead")
+                self._notice(f"index not readable ({error}); read from the blobs instead")
                 return Database.in_memory(path, self._fill)
         try:
             return self._open_or_create(path)
@@ -311,7 +313,7 @@ class Home:
                     return self._open_or_create(path)
                 except CorruptIndex as error:
                     aside = _set_aside(path)
-                    self.notices.append(f"{error}; set aside as {aside.name}, rebuilt from blobs")
+                    self._notice(f"{error}; set aside as {aside.name}, rebuilt from blobs")
                 return self._open_or_create(path)
 
     def _open_or_create(self, path: Path) -> Database:
@@ -324,8 +326,13 @@ class Home:
 
         report = fill(IndexTransaction(session), scan(self.blobs))
         if report.versions or report.moves:
-            self.notices.append("the index was rebuilt from the blobs")
-        self.notices.extend(f"{problem.where}: {problem.message}" for problem in report.problems)
+            self._notice("the index was rebuilt from the blobs")
+        for problem in report.problems:
+            self._notice(f"{problem.where}: {problem.message}")
+
+    def _notice(self, text: str) -> None:
+        self.notices.append(text)
+        _LOGGER.warning(text)
 
 
 def _utc_now() -> datetime:

@@ -6,6 +6,7 @@ The names below are the public API; they are imported when first used, so that
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from adaptrix.schema.manifest import Manifest
     from adaptrix.schema.reference import Reference
     from adaptrix.schema.report import Inspection, Verdict
+
+# A library stays silent unless its user listens; ours is the command line.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOME = {
     "AdaptedModule": "schema.adapter",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,3 +216,15 @@ def test_debug_shows_the_traceback(capsys, monkeypatch):
     monkeypatch.setenv("ADAPTRIX_DEBUG", "1")
     assert main.run(["ls"]) == 5
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_rebuilt_index_is_said_to_people_and_not_to_scripts(stocked, tmp_path):
+    home = tmp_path / "copy"
+    shutil.copytree(stocked, home, symlinks=True)
+    for name in home.glob("adaptrix.sqlite3*"):
+        name.unlink()
+    quiet = shutil.copytree(home, tmp_path / "quiet")
+    done = adaptrix(home, "ls")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: the index was rebuilt from the blobs")
+    assert adaptrix(quiet, "ls", "--json").stderr == ""
