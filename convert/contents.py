@@ -40,6 +40,8 @@ _TRAINING_STATE = re.compile(
 )
 _CHECKPOINT = re.compile(r"(checkpoint-?\d+|global_step\d+|runs|logs)", re.IGNORECASE)
 _NUMBERED = re.compile(r"\d{5,}_adapters\.(safetensors|npz)")
+_INDEX_SUFFIX = (".safetensors.index.json", ".bin.index.json")
+MAX_SHARDS = 1024
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.\w+")
 
 
@@ -56,6 +58,8 @@ class Contents:
         foreign: Weight files of tools whose containers are not read here.
         ignored_files: Weight files that were left aside.
         alternatives: Folders that each hold an adapter, when there is no telling which.
+        missing_shards: Files that belong to the same state and are not there.
+        indexed: Whether an index says that the files are one state.
     """
 
     location: str
@@ -66,6 +70,8 @@ class Contents:
     foreign: tuple[str, ...] = ()
     ignored_files: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
+    missing_shards: tuple[str, ...] = ()
+    indexed: bool = False
 
     @property
     def metadata(self) -> Mapping[str, Json]:
@@ -80,7 +86,8 @@ class Contents:
     @property
     def is_one_state(self) -> bool:
         """Whether the files are one state dict: a single file or a complete set of shards."""
-        return len(self.tensor_files) <= 1 or _is_complete([f.name for f in self.tensor_files])
+        names = [file.name for file in self.tensor_files]
+        return self.indexed or len(names) <= 1 or not _missing(names)
 
 
 def gather(files: AdapterFiles) -> Contents:
@@ -102,6 +109,13 @@ def gather(files: AdapterFiles) -> Contents:
     inside = [name for name in names if str(PurePosixPath(name).parent) == folder]
     config = next((n for n in inside if PurePosixPath(n).name == CONFIG_NAME), None)
     chosen, ignored = _choose(inside)
+    index = next((n for n in inside if n.endswith(_INDEX_SUFFIX)), None)
+    shards = _indexed(files.files[index], inside) if index else ()
+    if shards and not any(PurePosixPath(n).name in _PREFERRED for n in chosen):
+        ignored = [*ignored, *(n for n in chosen if n not in shards)]
+        chosen = [name for name in shards if name in files.files]
+    else:
+        shards = ()
     opened = [open_container(files.files[name]) for name in chosen]
     found = [file for file in opened if file is not None]
     if not found and not chosen:
@@ -113,7 +127,16 @@ def gather(files: AdapterFiles) -> Contents:
         settings=read_settings(files.files[name] for name in inside),
         foreign=tuple(n for n in inside if PurePosixPath(n).suffix in _FOREIGN_SUFFIXES),
         ignored=tuple(ignored),
+        shards=shards,
     )
+
+
+def _indexed(index: ByteSource, inside: list[str]) -> tuple[str, ...]:
+    """Files that ``weight_map`` names, as names of this source."""
+    mapped = read_json(index).get("weight_map")
+    named = {str(v) for v in mapped.values()} if isinstance(mapped, dict) else set()
+    places = {PurePosixPath(name).name: name for name in inside}
+    return tuple(sorted(places.get(name, name) for name in named))
 
 
 def read_json(source: ByteSource) -> dict[str, Json]:
@@ -178,12 +201,14 @@ def _contents(
     settings: Mapping[str, Json] | None = None,
     foreign: tuple[str, ...] = (),
     ignored: tuple[str, ...] = (),
+    shards: tuple[str, ...] = (),
 ) -> Contents:
     tensors: dict[str, LazyTensor] = {}
-    shards = len(found) > 1 and _is_complete([file.name for file in found])
+    names = [file.name for file in found]
+    one_state = bool(shards) or not _missing(names)
     for file in found:
         for name, tensor in file.tensors.items():
-            qualified = name if len(found) == 1 or shards else f"{file.name}:{name}"
+            qualified = name if len(found) == 1 or one_state else f"{file.name}:{name}"
             if qualified in tensors:
                 raise FormatError(
                     "two shards hold this tensor",
@@ -199,6 +224,8 @@ def _contents(
         settings=settings or {},
         foreign=foreign,
         ignored_files=ignored,
+        missing_shards=tuple(n for n in shards if n not in names) or _missing_alone(names),
+        indexed=bool(shards),
     )
 
 
@@ -251,15 +278,25 @@ def _by_content(files: AdapterFiles, names: list[str]) -> list[TensorFile]:
     return found
 
 
-def _is_complete(names: list[str]) -> bool:
+def _missing(names: list[str]) -> tuple[str, ...]:
+    """What ``x-00001-of-00003`` lacks to be whole; the names themselves when they are no set."""
     parts = [_SHARD.fullmatch(PurePosixPath(name).name) for name in names]
-    if not all(parts):
-        return False
     known = [part for part in parts if part]
-    same = {(part["stem"], part["count"]) for part in known}
-    return len(same) == 1 and {int(p["index"]) for p in known} == set(
-        range(1, int(known[0]["count"]) + 1)
-    )
+    if not known or len(known) != len(parts):
+        return tuple(names)
+    if len({(part["stem"], part["count"]) for part in known}) != 1:
+        return tuple(names)
+    there = {int(part["index"]) for part in known}
+    count = int(known[0]["count"])
+    wanted = range(1, min(count, MAX_SHARDS) + 1)
+    stem = known[0]["stem"]
+    return tuple(f"{stem}-{i:05d}-of-{count:05d}" for i in wanted if i not in there)
+
+
+def _missing_alone(names: list[str]) -> tuple[str, ...]:
+    """Shards that are missing, when all that is there are shards of one state."""
+    missing = _missing(names)
+    return missing if missing != tuple(names) else ()
 
 
 def _invalid(message: str, where: str) -> FormatError:

@@ -125,7 +125,12 @@ def _choose(contents: Contents) -> tuple[Format, Recognition] | None:
 def _read(form: Format, contents: Contents, options: ReadOptions) -> Draft:
     if not contents.tensor_files:
         return _without_weights(form, contents)
-    if form.write is not None and not contents.is_one_state:
+    if contents.missing_shards:
+        names = ", ".join(contents.missing_shards[:4])
+        message = f"{len(contents.missing_shards)} shards are missing: {names}"
+        problem = Problem.of("sharded_state", message, hint="Fetch all shards of the file.")
+        return refuse(contents, method="lora", problems=(problem,), reason="one of several shards")
+    if not form.several_files and not contents.is_one_state:
         names = ", ".join(file.name for file in contents.tensor_files[:8])
         problem = Problem.of("multiple_adapters", f"several weight files: {names}")
         return refuse(contents, method="lora", problems=(problem,), reason="several adapters")

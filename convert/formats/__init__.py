@@ -1,7 +1,20 @@
 """All formats, in one explicit tuple; the first of two equal scores wins."""
 
 from adaptrix.convert.draft import Format
-from adaptrix.convert.formats import gguf, litgpt, loralib, mlx, peft, recognised, torchtune
+from adaptrix.convert.formats import (
+    adapterhub,
+    gguf,
+    litgpt,
+    lora_vit,
+    loralib,
+    mlx,
+    nemo,
+    peft,
+    per_layer,
+    recognised,
+    torchtune,
+    tunix,
+)
 
 FORMATS: tuple[Format, ...] = (
     peft.FORMAT,
@@ -10,6 +23,11 @@ FORMATS: tuple[Format, ...] = (
     torchtune.FORMAT,
     litgpt.FORMAT,
     loralib.FORMAT,
+    nemo.FORMAT,
+    tunix.FORMAT,
+    adapterhub.FORMAT,
+    lora_vit.FORMAT,
+    per_layer.FORMAT,
     *recognised.FORMATS,
 )
-"""Formats that are read (and mostly written) first; the others are recognised and refused."""
+"""Formats that are read (some also written) first; the others are recognised and refused."""

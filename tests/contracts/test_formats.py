@@ -27,7 +27,6 @@ SAMPLES = {
     ("xlora", "xlora"): ["base_model.internal_xlora_classifier.inner.0.weight"],
     ("poly", "poly"): ["base_model.model.q.poly_lora_A"],
     ("adapterhub", "bottleneck"): ["bert.encoder.layer.0.output.adapters.x.adapter_down.0.weight"],
-    ("adapterhub", "lora"): ["roberta.encoder.layer.0.attention.self.query.loras.x.lora_A"],
     ("lycoris", "lokr"): ["lora_unet_down_blocks_0_attentions_0_proj_in.lokr_w1"],
     ("lycoris", "loha"): ["lora_unet_down_blocks_0_attentions_0_proj_in.hada_w1_a"],
     ("lycoris", "oft"): ["lora_unet_mid_block_attentions_0_proj_in.oft_blocks"],
@@ -38,11 +37,8 @@ SAMPLES = {
     ("diffusers", "lora"): ["unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"],
     ("comfyui", "lora"): ["blocks.0.self_attn.q.lora_down.weight"],
     ("lora_diffusion", "lora"): ["unet:0:down", "unet:0:up"],
-    ("nemo", "lora"): ["decoder.layers.0.self_attention.linear_qkv.adapter.linear_in.weight"],
-    ("tunix", "lora"): ["layers.0.attn.q_proj.w_lora_a"],
     ("keras", "lora"): ["lora.0.lora_kernel_a"],
     ("mlx-vlm", "lora"): ["language_model.model.layers.0.self_attn.q_proj.A", "language_model.model.layers.0.self_attn.q_proj.B"],
-    ("lora-vit", "lora"): ["w_a_000", "w_b_000"],
     ("tensor-list", "lora"): ["0", "1"],
     ("adalora", "adalora"): ["base_model.model.q.lora_A", "base_model.model.q.lora_B", "base_model.model.q.lora_E"],
     ("phi-4-multimodal", "full_checkpoint"): ["model.layers.0.mlp.down_proj.lora_A.speech.weight", "model.norm.weight"],
@@ -139,7 +135,7 @@ def test_what_is_refused_is_recognised_by_name(sample):
 
 
 def test_every_kind_has_a_sample():
-    kinds = {(kind.name, kind.method) for kind in KINDS} - {("per-layer", "lora")}
+    kinds = {(kind.name, kind.method) for kind in KINDS}
     assert kinds == set(SAMPLES)
 
 
