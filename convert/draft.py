@@ -15,7 +15,7 @@ from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.written import Written
 from adaptrix.schema.adapter import Adapter, BaseRequirement, ModuleKind, Replacement, Scale
 from adaptrix.schema.canonical import Json
-from adaptrix.schema.report import IgnoredTensor, Problem
+from adaptrix.schema.report import Fidelity, IgnoredTensor, Problem
 from adaptrix.schema.tensor import LazyTensor
 
 
@@ -75,6 +75,7 @@ class Draft:
         needs_base: What the adapter needs of its base.
         fan_in_fan_out: Whether the producer says that base weights are ``(in, out)``.
         hints: Module paths of a refused method, for telling the family.
+        fidelity: Whether the factors are the file's own, or were computed from them.
         extra: Settings to keep.
     """
 
@@ -94,6 +95,7 @@ class Draft:
     needs_base: BaseRequirement = BaseRequirement.NONE
     fan_in_fan_out: bool = False
     hints: tuple[str, ...] = ()
+    fidelity: Fidelity = Fidelity.EXACT
     extra: Mapping[str, Json] = field(default_factory=dict)
 
     @property

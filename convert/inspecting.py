@@ -63,7 +63,7 @@ def inspection_of(
             total=draft.total, used=draft.used, ignored=draft.ignored, unknown=draft.unknown
         ),
         convertible=adapter is not None,
-        fidelity=Fidelity.EXACT if adapter is not None else Fidelity.REFUSED,
+        fidelity=draft.fidelity if adapter is not None else Fidelity.REFUSED,
         problems=draft.problems,
     )
 

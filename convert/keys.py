@@ -21,14 +21,14 @@ _CONTAINERS = re.compile(
 """Keys of the dicts and wrappers in which trainers keep a PEFT model."""
 _FACTOR = re.compile(
     r"(?:(?P<path>.*)\.)?(?P<leaf>lora_A|lora_B|lora_embedding_A|lora_embedding_B"
-    r"|lora_magnitude_vector)(?:\.(?P<rest>[^.]+(?:\.(?:weight|bias))?))?"
+    r"|lora_magnitude_vector|lora_diag)(?:\.(?P<rest>[^.]+(?:\.(?:weight|bias))?))?"
 )
 _TOKENS = re.compile(
     r"(?P<path>.*?)\.(?:token_adapter\.)?trainable_tokens_delta(?:\.(?P<name>[^.]+))?"
 )
 FACTOR_LEAVES = frozenset({
     "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B",
-    "lora_magnitude_vector",
+    "lora_magnitude_vector", "lora_diag",
 })  # fmt: skip
 
 

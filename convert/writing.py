@@ -8,9 +8,9 @@ from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.tensor_file import tensor_chunks
 from adaptrix.convert.writers import phi_l2
 from adaptrix.convert.written import Written, WrittenFile
-from adaptrix.schema.adapter import Adapter
+from adaptrix.schema.adapter import Adapter, BaseRequirement
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import UsageError
+from adaptrix.schema.errors import Refused, UsageError
 
 __all__ = ["TARGETS", "Written", "WrittenFile", "tensors_digest", "write_adapter"]
 
@@ -18,6 +18,8 @@ _WRITERS = {form.name: form.write for form in FORMATS if form.write is not None}
     # PEFT's files for other code of the same model: a layout, not a format of its own.
     "phi-l2": phi_l2.write,
 }
+_CARRIERS = {"peft", "phi-l2"}
+"""Targets whose configuration names the initialisation that changed the base."""
 TARGETS: tuple[str, ...] = tuple(sorted(_WRITERS))
 """Names that :func:`write_adapter` accepts."""
 
@@ -39,6 +41,13 @@ def write_adapter(adapter: Adapter, format_name: str) -> Written:
             f"no writer for format {format_name[:40]!r}",
             where="--to",
             hint=f"Choose one of {', '.join(TARGETS)}.",
+        )
+    if adapter.needs_base is BaseRequirement.RESIDUAL and format_name not in _CARRIERS:
+        raise Refused(
+            "the adapter was trained on a modified base, and only PEFT's files can say so",
+            where=format_name,
+            code="unsupported_target",
+            hint="Provide the initial adapter, or merge it into that base with PEFT.",
         )
     return writer(adapter)
 

@@ -89,8 +89,10 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "Weights that replace the base are accepted only when the configuration declares them."
     ),
     "wrong_base": _fail("Give the base model that the adapter was trained on."),
-    "needs_residual_base": _fail(
-        "The adapter was trained on a modified base. Provide the initial adapter or that base."
+    "needs_residual_base": ProblemCode(
+        Severity.WARNING,
+        "INCONCLUSIVE",
+        hint="It is carried as it is. Provide the initial adapter, or run it on that base.",
     ),
     "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
     "claim_broken": _fail("The version is damaged: pull it again, or adaptrix fsck --repair."),
@@ -116,6 +118,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "whole_model": ProblemCode(
         Severity.WARNING, "", hint="If base weights were trained too, this adapter is only a part."
     ),
+    "recomputed": ProblemCode(Severity.NOTE, ""),
     "wide_dtype": ProblemCode(Severity.NOTE, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),
     "ignored_files": ProblemCode(Severity.NOTE, ""),

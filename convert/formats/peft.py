@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.contents import CONFIG_NAME, Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
+from adaptrix.convert.formats.peft_exact import METHODS, exact_pairs
 from adaptrix.convert.formats.peft_methods import method_problem, module_hints
 from adaptrix.convert.formats.peft_replacements import (
     VALUE_HEAD,
@@ -21,22 +23,21 @@ from adaptrix.convert.formats.peft_replacements import (
     replacements,
 )
 from adaptrix.convert.formats.peft_scale import Setting, resolve
+from adaptrix.convert.formats.peft_variants import apply_variant, parse_variant
 from adaptrix.convert.keys import FACTOR_LEAVES, parse_key
 from adaptrix.convert.merged_linear import expand
 from adaptrix.convert.options import ReadOptions
-from adaptrix.convert.writers.peft import write
+from adaptrix.convert.writers.peft import DIAGONAL, KASA, write
 from adaptrix.schema.adapter import BaseRequirement, ModuleKind, Scale
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import FormatError
-from adaptrix.schema.report import Problem
+from adaptrix.schema.report import Fidelity, Problem
 from adaptrix.schema.tensor import LazyTensor
 
 _VARIANT_LEAVES: Mapping[str, str] = {
-    "lora_diag": "KaSA needs a base whose smallest singular components are removed",
     "lora_velora_embed": "VeLoRA changes how the factors are applied",
     "lora_monteclora_sampler": "MonteCLoRA samples its factors at run time",
-    "lora_E": "AdaLoRA keeps its singular values apart and does not store their number",
-    "lora_E_": "AdaLoRA keeps its singular values apart and does not store their number",
+    "lora_E": "AdaLoRA's singular values, and the configuration does not say AdaLoRA",
 }
 Groups = dict[str, dict[str, str]]
 """Name of the tensor by leaf, by module path."""
@@ -79,6 +80,8 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             hints=module_hints(contents),
             base_name=config.base_name,
         )
+    if config.peft_type in METHODS:
+        return _read_exact(contents, config, problems, options)
     if several := _several(contents.tensors):
         return refuse(
             contents,
@@ -96,6 +99,8 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
     factors, incomplete = _pair(groups, contents.tensors, config)
     lacking = {name for path in incomplete for name in groups[path].values()}
     factors, scale_problems = _scaled(factors, config, options)
+    factors, variant_problems = _varied(factors, groups, contents, config, options)
+    scale_problems += variant_problems
     rest = replacements(contents.tensors, config, {f.path for f in factors})
     problems += (*_pair_problems(incomplete, groups), *scale_problems, *rest.problems)
     dora = any(f.magnitude is not None for f in factors)
@@ -115,10 +120,92 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         base_revision=config.base_revision,
         base_class=config.base_class,
         task_type=config.task_type,
-        needs_base=BaseRequirement.MERGE if dora else BaseRequirement.NONE,
+        needs_base=_needs_base(config, contents, dora=dora),
         fan_in_fan_out=config.fan_in_fan_out,
-        extra=_extra(config, factors),
+        fidelity=Fidelity.ROUNDING if _is_kasa(contents) else Fidelity.EXACT,
+        extra=_extra(config, factors) | _kasa(contents),
     )
+
+
+def _is_kasa(contents: Contents) -> bool:
+    return isinstance((contents.config or {}).get(KASA), Mapping)
+
+
+def _kasa(contents: Contents) -> dict[str, Json]:
+    return {KASA: (contents.config or {})[KASA]} if _is_kasa(contents) else {}
+
+
+def _needs_base(config: PeftConfig, contents: Contents, *, dora: bool) -> BaseRequirement:
+    if config.residual or _is_kasa(contents):
+        return BaseRequirement.RESIDUAL
+    return BaseRequirement.MERGE if dora else BaseRequirement.NONE
+
+
+def _varied(
+    factors: list[Factors],
+    groups: Groups,
+    contents: Contents,
+    config: PeftConfig,
+    options: ReadOptions,
+) -> tuple[list[Factors], list[Problem]]:
+    """Plain pairs of the variants that are still a LoRA."""
+    variant, found = parse_variant(contents.config)
+    problems = list(found)
+    if variant.kasa is not None:
+        message = "KaSA is trained on a base without its smallest singular components"
+        problems.append(Problem.of("needs_residual_base", message, where=CONFIG_NAME))
+    base = named_base(options, config.base_name)
+    plain: list[Factors] = []
+    for pair in factors:
+        diagonal = groups[pair.path].get(DIAGONAL)
+        if variant.plain and diagonal is None:
+            plain.append(pair)
+            continue
+        tensor = contents.tensors[diagonal] if diagonal else None
+        one = apply_variant(pair, variant, tensor, base)
+        if isinstance(one, Problem):
+            problems.append(one)
+        plain.append(pair if isinstance(one, Problem) else one)
+    return plain, problems[:8]
+
+
+def _read_exact(
+    contents: Contents, config: PeftConfig, problems: tuple[Problem, ...], options: ReadOptions
+) -> Draft:
+    """A method that is exactly a LoRA, with what stands beside its factors."""
+    base = named_base(options, config.base_name)
+    pairs = exact_pairs(contents, config, base)
+    stop = next((p for p in pairs.problems if p.code in _NO_PAIRS), None)
+    if stop is not None:
+        return refuse(
+            contents,
+            method=config.peft_type.lower(),
+            problems=(*problems, stop),
+            reason=f"{config.peft_type.lower()} is not converted",
+            hints=module_hints(contents),
+            base_name=config.base_name,
+        )
+    rest = replacements(contents.tensors, config, {f.path for f in pairs.factors})
+    computed = any(p.code == "recomputed" for p in pairs.problems)
+    return Draft(
+        method=config.peft_type.lower(),
+        total=len(contents.tensors),
+        factors=pairs.factors,
+        replacements=rest.replacements,
+        ignored=tuple(rest.ignored),
+        unknown=tuple(sorted({*pairs.unknown, *rest.unknown})),
+        problems=(*problems, *pairs.problems, *rest.problems),
+        base_name=config.base_name,
+        base_revision=config.base_revision,
+        base_class=config.base_class,
+        task_type=config.task_type,
+        fan_in_fan_out=config.fan_in_fan_out,
+        fidelity=Fidelity.ROUNDING if computed else Fidelity.EXACT,
+        extra=_extra(config, list(pairs.factors)),
+    )
+
+
+_NO_PAIRS = {"unsupported_method", "ambiguous_layout", "unpaired_factor", "shape_mismatch"}
 
 
 def _method(config: PeftConfig, factors: list[Factors], *, dora: bool) -> str:

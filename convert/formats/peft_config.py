@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adaptrix.convert.contents import CONFIG_NAME
 from adaptrix.schema.canonical import Json
@@ -36,12 +36,6 @@ _VARIANTS: Mapping[str, tuple[str, str]] = {
         "aLoRA acts only after its invocation tokens; as plain LoRA it would always act",
     ),
     "arrow_config": ("routed_adapter", "Arrow routes every token between several adapters"),
-    "kasa_config": (
-        "unsupported_method",
-        "KaSA needs a base whose smallest singular components are removed",
-    ),
-    "use_bdlora": ("unsupported_method", "BD-LoRA stores block-diagonal factors"),
-    "use_qalora": ("unsupported_method", "QA-LoRA pools the inputs of a quantised base"),
     "velora_config": ("unsupported_method", "VeLoRA changes how the factors are applied"),
     "monteclora_config": ("unsupported_method", "MonteCLoRA samples its factors at run time"),
     "target_parameters": (
@@ -107,10 +101,8 @@ def parse_config(config: Mapping[str, Json] | None) -> tuple[PeftConfig, tuple[P
         return PeftConfig(present=False), ()
     kind = config.get("peft_type") or "LORA"
     if isinstance(kind, str) and kind.upper() != "LORA":
-        # Refused for what it is; its fields have meanings of their own.
-        name = config.get("base_model_name_or_path")
-        declared = name if isinstance(name, str) else ""
-        return PeftConfig(present=True, peft_type=kind.upper(), base_name=declared), ()
+        common, found = parse_config(_common(config, kind.upper()))
+        return replace(common, peft_type=kind.upper()), found
     problems = _type_problems(config)
     bad = {problem.where.removeprefix(f"{CONFIG_NAME}:") for problem in problems}
     good = {k: v for k, v in config.items() if v is not None and k not in bad}
@@ -138,6 +130,25 @@ def parse_config(config: Mapping[str, Json] | None) -> tuple[PeftConfig, tuple[P
         extra=_extra(good),
     )
     return parsed, (*problems, *_variant_problems(good))
+
+
+_COMMON = (
+    "base_model_name_or_path", "revision", "task_type", "fan_in_fan_out", "modules_to_save",
+    "target_modules", "auto_mapping", "peft_version", "layers_pattern", "exclude_modules",
+)  # fmt: skip
+
+
+def _common(config: Mapping[str, Json], kind: str) -> dict[str, Json]:
+    """The fields of another method that mean what they mean in LoRA's configuration."""
+    found: dict[str, Json] = {name: config[name] for name in _COMMON if name in config}
+    alpha = config.get("lora_alpha", config.get("alpha"))
+    if kind in {"LOHA", "LOKR"}:
+        patterns = {k: config.get(k) for k in ("r", "rank_pattern", "alpha_pattern")}
+        found |= {**patterns, "lora_alpha": alpha}
+    bias = config.get("bias")
+    if isinstance(bias, str) and bias != "none":
+        found["bias"] = "all" if bias == "all" else "lora_only"
+    return found
 
 
 def _invalid(name: str, message: str, code: str = "invalid_config") -> Problem:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from adaptrix.convert.contents import CONFIG_NAME, Contents
 from adaptrix.convert.formats.peft_config import PeftConfig
+from adaptrix.convert.formats.peft_exact import METHODS
 from adaptrix.convert.keys import FACTOR_LEAVES, parse_key, strip_wrappers
 from adaptrix.schema.report import Problem
 
@@ -16,13 +17,9 @@ _SOFT_PROMPTS = {
 }  # fmt: skip
 _ROUTED = {"XLORA", "POLY"}
 _REASONS: Mapping[str, str] = {
-    "ADALORA": "AdaLoRA keeps singular values apart, and the rank that scales them is not stored",
-    "LOHA": "LoHa is a product of two low-rank products",
-    "LOKR": "LoKr is a Kronecker product",
     "OFT": "OFT rotates the base weights", "BOFT": "BOFT rotates the base weights",
     "HRA": "HRA reflects the base weights", "ROAD": "RoAd rotates the outputs",
     "PSOFT": "PSOFT rotates the base weights", "HIRA": "HiRA multiplies the base weights",
-    "VERA": "VeRA draws its factors from a random generator",
     "LN_TUNING": "LN tuning replaces the layer norms; it is no low-rank update",
     "TRAINABLE_TOKENS": "it replaces rows of the embedding; it is no low-rank update",
     "FINEGATES": "FineGates scales rows and columns of the base weights",
@@ -45,7 +42,7 @@ _PLACES = (
 def method_problem(contents: Contents, config: PeftConfig) -> Problem | None:
     """Why the declared method is refused; None for LoRA."""
     kind, where = config.peft_type, f"{CONFIG_NAME}:peft_type"
-    if kind == "LORA":
+    if kind == "LORA" or kind in METHODS:
         return None
     if any(parse_key(name).leaf == "lora_A.weight" for name in contents.tensors):
         message = f"peft_type {kind[:40]}, and the tensors are plain LoRA factors"

@@ -86,7 +86,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("keras", "lora", _UNSUPPORTED, f"LoRA of Keras: {_LATER}", r"lora_(kernel|embeddings)_[ab]$", score=0.95),
     _kind("mlx-vlm", "lora", _UNSUPPORTED, f"LoRA of mlx-vlm: {_LATER}", r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|\w+)\.[AB]$", score=0.8),
     _kind("tensor-list", "lora", _UNSUPPORTED, "a bare list of matrices without names; perhaps factors of lora_diffusion", r"^\d+$", score=0.7, hint="Convert it to safetensors with the tool that wrote it."),
-    _kind("adalora", "adalora", _UNSUPPORTED, "AdaLoRA keeps singular values apart; their number is not stored", r"\.lora_E\b", score=0.97, least=0.1),
+    _kind("adalora", "adalora", _UNSUPPORTED, "AdaLoRA without its configuration, which has the rank that scales it", r"\.lora_E\b", score=0.97, least=0.1, hint="Put adapter_config.json beside it."),
     _kind("phi-4-multimodal", "full_checkpoint", "full_checkpoint", "a base model that carries its own adapters", r"\.lora_[AB]\.(speech|vision)\.weight$", score=0.99, least=0.01),
     _kind("ip-adapter", "ip_adapter", _UNSUPPORTED, "an IP-Adapter adds layers to the model", r"^(ip_adapter|image_proj)\.", score=0.9),
     _kind("optimizer-state", "optimizer_state", "not_an_adapter", "the state of an optimizer, not of an adapter", r"(^|\.)(exp_avg(_sq)?|momentum_buffer|state_sum)$|^state\.\d+\.", score=0.97, hint="Give the adapter's weights, which stand beside it."),

@@ -11,6 +11,9 @@ import json
 from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
+
+from adaptrix.convert.arrays import from_array
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
 from adaptrix.convert.writers.scales import Alphas, alphas_of, most_common, number
@@ -20,6 +23,7 @@ from adaptrix.schema import media_types
 from adaptrix.schema.adapter import (
     AdaptedModule,
     Adapter,
+    BaseRequirement,
     ModuleKind,
     Replacement,
     ReplacementRole,
@@ -28,9 +32,10 @@ from adaptrix.schema.adapter import (
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import Refused
 from adaptrix.schema.report import Fidelity
-from adaptrix.schema.tensor import LazyTensor
+from adaptrix.schema.tensor import DType, LazyTensor
 
 _PREFIX = "base_model.model."
+KASA, DIAGONAL = "kasa_config", "lora_diag"
 _HEADS = ("classifier", "score")
 
 
@@ -67,6 +72,8 @@ def file_tensors(adapter: Adapter) -> dict[str, LazyTensor]:
     found: dict[str, LazyTensor] = {}
     for module in adapter.modules:
         found.update({_PREFIX + n: t for n, t in module_tensors(module).items()})
+        if KASA in adapter.extra:
+            found[f"{_PREFIX}{module.path}.{DIAGONAL}"] = _diagonal(module)
     for replacement in adapter.replacements:
         found[_PREFIX + _key(replacement, adapted)] = replacement.tensor
     return found
@@ -115,9 +122,25 @@ def _config(adapter: Adapter, alphas: Alphas) -> dict[str, Json]:
         config["rank_pattern"] = _longest_first(ranks)
     if scaled:
         config["alpha_pattern"] = _longest_first(scaled)
+    if adapter.needs_base is BaseRequirement.RESIDUAL:
+        config |= _residual(adapter)
     if rows := _token_rows(adapter):
         config["trainable_token_indices"] = rows
     return config
+
+
+def _residual(adapter: Adapter) -> dict[str, Json]:
+    """What tells PEFT to take the base apart as in training."""
+    if KASA in adapter.extra:
+        return {KASA: adapter.extra[KASA]}
+    kept = ("init_lora_weights", "loftq_config", "corda_config", "lora_ga_config")
+    return {name: adapter.extra[name] for name in kept if name in adapter.extra}
+
+
+def _diagonal(module: AdaptedModule) -> LazyTensor:
+    """Ones: KaSA's own diagonal is folded into ``B``, and PEFT wants one."""
+    ones = np.ones(module.rank, dtype="<f4")
+    return from_array(ones, DType.F32, f"{module.path}.{DIAGONAL}")
 
 
 def _longest_first(pattern: Mapping[str, Json]) -> dict[str, Json]:
