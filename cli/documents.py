@@ -10,6 +10,9 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from adaptrix.registry.pushing import PushReport
+from adaptrix.registry.remote_pulling import PullAllReport
+from adaptrix.registry.remotes import RemoteRow
 from adaptrix.registry.reports import (
     ComposeReport,
     ConvertReport,
@@ -63,6 +66,20 @@ class ShowDocument(TypedDict):
     record: AdapterRecord
     files: list[FileDescriptor]
     card: str
+
+
+class RemotesDocument(TypedDict):
+    """``remote``: all remotes after the command."""
+
+    rows: list[RemoteRow]
+
+
+class LoginDocument(TypedDict):
+    """``login``."""
+
+    remote: str
+    url: str
+    username: str
 
 
 class TagDocument(TypedDict):
@@ -213,9 +230,13 @@ def documents() -> dict[str, Any]:
         "init": InitDocument,
         "inspect": Inspection,
         "log": LogDocument,
+        "login": LoginDocument,
         "ls": RowsDocument,
         "pull": PullReport,
+        "pull-all": PullAllReport,
+        "push": PushReport,
         "reindex": ReindexReport,
+        "remote": RemotesDocument,
         "rm": RmDocument,
         "run": RunDocument,
         "run-compare": CompareDocument,

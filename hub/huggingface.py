@@ -48,7 +48,7 @@ class HuggingFaceHub:
         where, settings = str(self.source), self.settings
         self._check_endpoint()
         api = HfApi(endpoint=settings.endpoint, token=settings.token)
-        with _translated(where, token=settings.token is not None):
+        with translated(where, token=settings.token is not None):
             info = api.model_info(
                 self.source.repository, revision=self.source.revision, timeout=settings.timeout_s
             )
@@ -114,7 +114,7 @@ class HuggingFaceHub:
         path = f"{snapshot.repository}/resolve/{snapshot.commit}/{quote(file.path)}"
         url = f"{self.settings.endpoint}/{path}"
         session = get_session()
-        with _translated(where, token=self.settings.token is not None):
+        with translated(where, token=self.settings.token is not None):
             for _ in range(MAX_REDIRECTS + 1):
                 request = session.build_request(
                     "GET",
@@ -194,7 +194,7 @@ def _file(entry: Any, where: str) -> RemoteFile:
 
 
 @contextmanager
-def _translated(where: str, *, token: bool) -> Iterator[None]:
+def translated(where: str, *, token: bool) -> Iterator[None]:
     """Turn what huggingface_hub and its HTTP client raise into our errors."""
     try:
         yield

@@ -121,6 +121,9 @@ class VersionRemote(Protocol):
             TagMoved: it points elsewhere than ``expected``.
         """
 
+    def close(self) -> None:
+        """Close the connections."""
+
 
 class VersionFiles:
     """Blobs of one name as files; follows :class:`adaptrix.hub.remote.Remote`.

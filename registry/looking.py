@@ -13,10 +13,12 @@ from adaptrix.schema import media_types
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import IntegrityError
+from adaptrix.schema.manifest import Manifest
 from adaptrix.store.entries import Listing, VersionEntry
 from adaptrix.store.home import Home
 
 CARD_PATH = "README.md"
+_SCHEMES = {"hub": "hf:", "oci": "oci://"}
 
 
 def version_files(home: Home, digest: Digest, label: str) -> AdapterFiles:
@@ -25,8 +27,17 @@ def version_files(home: Home, digest: Digest, label: str) -> AdapterFiles:
     Raises:
         IntegrityError: a file of the version is missing.
     """
+    return manifest_files(home, home.manifest(digest), label)
+
+
+def manifest_files(home: Home, manifest: Manifest, label: str) -> AdapterFiles:
+    """The files that ``manifest`` names, as a reader sees them.
+
+    Raises:
+        IntegrityError: one of them is missing.
+    """
     files = {}
-    for layer in home.manifest(digest).layers:
+    for layer in manifest.layers:
         name = layer.annotations[media_types.FILEPATH]
         path = home.blobs.path(layer.digest)
         if path is None:
@@ -130,7 +141,10 @@ def _ancestry(home: Home, tip: Digest, reference: str) -> Iterator[LogRow]:
         seen.add(digest)
         record = home.manifest(digest).record
         source = record.source
-        place = f"hf:{source.repository}@{source.commit[:12]}" if source.commit else source.kind
+        scheme = _SCHEMES.get(source.kind, "")
+        place = source.kind
+        if source.commit:
+            place = f"{scheme}{source.repository}@{source.commit[:12]}"
         yield LogRow(
             digest=digest,
             name=name,

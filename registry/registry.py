@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from adaptrix.hub.credentials import Credential
 from adaptrix.registry import looking, managing, verifying
 from adaptrix.registry.pulling import PullRequest, inspect_source, pull
+from adaptrix.registry.remotes import Remotes
 from adaptrix.registry.reports import (
     ComposeReport,
     ConvertReport,
@@ -30,6 +32,8 @@ from adaptrix.store.home import Home
 
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
+    from adaptrix.registry.pushing import PushReport
+    from adaptrix.registry.remote_pulling import PullAllReport
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
@@ -72,6 +76,7 @@ class Registry:
         training_data: str = "",
         license: str = "",  # noqa: A002 - the field's name everywhere
         dry_run: bool = False,
+        force: bool = False,
         progress: Progress | None = None,
     ) -> PullReport:
         """Fetch, verify, recognise, convert and store an adapter.
@@ -80,7 +85,8 @@ class Registry:
         new version with the old one as parent.
 
         Args:
-            source: ``org/repo``, ``hf:org/repo@revision``, a Hub URL, a file or a folder.
+            source: ``org/repo``, ``hf:org/repo@revision``, a Hub URL, ``oci://host/repo:tag``,
+                ``REMOTE/name:tag``, a file or a folder.
             name: ``NAME[:TAG]`` to store it under.
             revision: Branch, tag or commit on the Hub.
             base: Folder or file of the base model's ``config.json``, or its name.
@@ -92,6 +98,7 @@ class Registry:
             training_data: Likewise.
             license: Likewise.
             dry_run: Recognise and report, store nothing.
+            force: Let the name here move to a remote's version that it does not lead to.
             progress: Told of the bytes as they come.
 
         Raises:
@@ -110,8 +117,97 @@ class Registry:
             training_data=training_data,
             license=license,
             dry_run=dry_run,
+            force=force,
         )
         return pull(self.home, self.settings, request, progress)
+
+    def pull_all(
+        self,
+        remote: str,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> PullAllReport:
+        """Pull every tag of a remote; what is no adapter is left and listed.
+
+        Raises:
+            NotFound: no such remote.
+            RemoteError: it cannot be reached, or does not list what it has.
+        """
+        from adaptrix.registry.remote_pulling import pull_all  # noqa: PLC0415
+
+        return pull_all(
+            self.home, self.settings, remote, dry_run=dry_run, force=force, progress=progress
+        )
+
+    def push(
+        self,
+        reference: str,
+        remote: str = "",
+        *,
+        tag: str = "",
+        dry_run: bool = False,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> PushReport:
+        """Send a version and what it descends from to a remote.
+
+        Args:
+            reference: What to push.
+            remote: ``REMOTE``, ``REMOTE/name[:tag]`` or ``oci://host/name[:tag]``; the only
+                remote, or ``ADAPTRIX_REMOTE``, when empty.
+            tag: Tag there; else the one here.
+            dry_run: Ask what is missing there; send nothing.
+            force: Move a tag that points to something else.
+            progress: Told of the bytes as they go.
+
+        Raises:
+            TagMoved: the tag there points to something that this does not follow.
+            AccessDenied: the remote does not allow it.
+        """
+        from adaptrix.registry.pushing import PushRequest, push  # noqa: PLC0415
+
+        request = PushRequest(
+            reference=reference, remote=remote, tag=tag, dry_run=dry_run, force=force
+        )
+        return push(self.home, self.settings, request, progress)
+
+    @property
+    def remotes(self) -> Remotes:
+        """Other places, and the secrets for them."""
+        return Remotes(self.settings)
+
+    def add_remote(
+        self, name: str, url: str, *, insecure: bool = False, dry_run: bool = False
+    ) -> None:
+        """Keep a place under a name.
+
+        Args:
+            name: One part, as of a reference.
+            url: ``https://host[/prefix]``, ``oci://…``, a folder, or ``hf:org``.
+            insecure: Accept plain http beyond this machine.
+            dry_run: Check only.
+        """
+        self.remotes.add(self.home, name, url, insecure=insecure, dry_run=dry_run)
+
+    def remove_remote(self, name: str, *, dry_run: bool = False) -> None:
+        """Forget a place, and its secret unless another remote needs it."""
+        self.remotes.remove(self.home, name, dry_run=dry_run)
+
+    def log_in(self, remote: str, *, username: str = "", secret: str) -> str:
+        """Try a secret at a remote and keep it; returns the remote's URL.
+
+        Args:
+            remote: Name of the remote.
+            username: User; without one, ``secret`` is a bearer token.
+            secret: Password or token.
+
+        Raises:
+            AccessDenied: the remote does not take it; nothing is kept.
+        """
+        credential = Credential(username=username, secret=secret)
+        return self.remotes.log_in(self.home, remote, credential).url
 
     def inspect(
         self,
@@ -188,11 +284,20 @@ class Registry:
         return looking.open_version(self.home, reference)
 
     def ls(self, pattern: str | None = None) -> tuple[Row, ...]:
-        """Names with their versions."""
+        """Names with their versions; those of a remote for ``REMOTE/``."""
+        place = self.remotes.place(pattern) if pattern and pattern.endswith("/") else None
+        if place is not None:
+            from adaptrix.registry.remote_listing import remote_rows  # noqa: PLC0415
+
+            return remote_rows(self.settings, place)
         return looking.ls(self.home, pattern)
 
-    def search(self, query: str) -> tuple[Row, ...]:
-        """Names whose name or description holds every word of ``query``."""
+    def search(self, query: str, *, remote: str = "") -> tuple[Row, ...]:
+        """Names whose name or description holds every word of ``query``, here or there."""
+        if remote:
+            from adaptrix.registry.remote_listing import search_remote  # noqa: PLC0415
+
+            return search_remote(self.settings, remote, query)
         return looking.search(self.home, query)
 
     def show(self, reference: str) -> ShowReport:

@@ -22,8 +22,8 @@ class PullReport:
         fetched_bytes: Bytes that were read from the source this time.
         changed: Whether anything changed; False when it was all there already.
         status: ``new``, ``unchanged``, ``updated`` or ``planned``.
-        inspection: What was recognised.
         problems: Everything the user should know.
+        ancestors_missing: Versions that it descends from and that the remote does not have.
     """
 
     reference: str
@@ -42,6 +42,7 @@ class PullReport:
     fidelity: Fidelity
     verdict: Verdict
     problems: tuple[Problem, ...] = ()
+    ancestors_missing: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

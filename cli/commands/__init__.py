@@ -13,11 +13,14 @@ from adaptrix.cli.commands.fsck import fsck
 from adaptrix.cli.commands.gc import gc
 from adaptrix.cli.commands.init import init
 from adaptrix.cli.commands.inspect import inspect
-from adaptrix.cli.commands.later import diff, login, push, remote, serve
+from adaptrix.cli.commands.later import diff, serve
 from adaptrix.cli.commands.log import log
+from adaptrix.cli.commands.login import login
 from adaptrix.cli.commands.ls import ls
 from adaptrix.cli.commands.pull import pull
+from adaptrix.cli.commands.push import push
 from adaptrix.cli.commands.reindex import reindex
+from adaptrix.cli.commands.remote import remote
 from adaptrix.cli.commands.rm import rm
 from adaptrix.cli.commands.run import run
 from adaptrix.cli.commands.search import search
@@ -27,7 +30,7 @@ from adaptrix.cli.commands.verify import verify
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     demo, init, pull, inspect, convert, export, compose, run, ls, search, show, log, tag, rm, gc, du,
-    verify, fsck, reindex,
+    verify, fsck, reindex, remote, login, push,
 )  # fmt: skip
-LATER: tuple[Callable[..., None], ...] = (diff, remote, login, push, serve)
+LATER: tuple[Callable[..., None], ...] = (diff, serve)
 """Commands that say that they are not there yet."""

@@ -13,13 +13,13 @@ from adaptrix.cli.rendering import row_lines
 
 def ls(
     pattern: Annotated[
-        str | None, typer.Argument(help="Shell pattern for NAME or NAME:TAG.")
+        str | None, typer.Argument(help="Shell pattern for NAME or NAME:TAG, or REMOTE/.")
     ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """List the adapters of this registry.
+    """List the adapters of this registry, or of a remote: ls team/.
 
     Example: adaptrix ls 'team/*'
     """

@@ -125,7 +125,20 @@ class _RegistryHandler(_Handler):
             return getattr(self, f"_{match[2]}")(name, match[3], fault)
         return self.answer(404)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = _route
+    def do_GET(self):
+        self._route()
+
+    def do_HEAD(self):
+        self._route()
+
+    def do_PUT(self):
+        self._route()
+
+    def do_POST(self):
+        self._route()
+
+    def do_PATCH(self):
+        self._route()
 
     def _allowed(self, headers):
         pair = ":".join(self.owner.user).encode()
