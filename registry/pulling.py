@@ -117,6 +117,8 @@ def pull(
 
             return pull_place(home, settings, request, place, progress)
         located = _located(request, place)
+        if place is not None and request.name is None:
+            request = replace(request, name=place.name)
         if isinstance(located, PathSource):
             opened = open_local(located)
             return ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
