@@ -10,6 +10,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from adaptrix.registry.diffing import DiffReport
 from adaptrix.registry.pushing import PushReport
 from adaptrix.registry.remote_pulling import PullAllReport
 from adaptrix.registry.remotes import RemoteRow
@@ -47,6 +48,12 @@ class LogDocument(TypedDict):
     """``log``; with ``--moves`` the rows are moves."""
 
     rows: list[LogRow] | list[MoveRow]
+
+
+class ReflogDocument(TypedDict):
+    """``reflog``."""
+
+    rows: list[MoveRow]
 
 
 class FileDescriptor(TypedDict):
@@ -222,6 +229,7 @@ def documents() -> dict[str, Any]:
         "compose": ComposeReport,
         "convert": ConvertReport,
         "demo": DemoDocument,
+        "diff": DiffReport,
         "du": Usage,
         "error": ErrorDocument,
         "export": ConvertReport,
@@ -235,8 +243,10 @@ def documents() -> dict[str, Any]:
         "pull": PullReport,
         "pull-all": PullAllReport,
         "push": PushReport,
+        "reflog": ReflogDocument,
         "reindex": ReindexReport,
         "remote": RemotesDocument,
+        "restore": MoveRow,
         "rm": RmDocument,
         "run": RunDocument,
         "run-compare": CompareDocument,

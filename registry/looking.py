@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
 from adaptrix.convert.source import AdapterFiles, FileSource
-from adaptrix.registry.reports import LogRow, MoveRow, Row, ShowReport, StoredAdapter
-from adaptrix.registry.resolve import resolve, target
+from adaptrix.registry.reports import Row, ShowReport, StoredAdapter
+from adaptrix.registry.resolve import resolve
 from adaptrix.schema import media_types
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.digest import Digest
@@ -18,7 +18,6 @@ from adaptrix.store.entries import Listing, VersionEntry
 from adaptrix.store.home import Home
 
 CARD_PATH = "README.md"
-_SCHEMES = {"hub": "hf:", "oci": "oci://"}
 
 
 def version_files(home: Home, digest: Digest, label: str) -> AdapterFiles:
@@ -121,52 +120,3 @@ def show(home: Home, text: str) -> ShowReport:
         "",
     )
     return ShowReport(reference=reference, digest=digest, manifest=manifest, card=card)
-
-
-def log(home: Home, text: str) -> tuple[LogRow, ...]:
-    """See :meth:`Registry.log`."""
-    reference, digest = resolve(home, text)
-    return tuple(_ancestry(home, digest, reference))
-
-
-def _ancestry(home: Home, tip: Digest, reference: str) -> Iterator[LogRow]:
-    """Breadth first, each version once."""
-    queue: list[tuple[Digest, str, str, int, float | None]]
-    queue = [(tip, reference, "tip", 0, None)]
-    seen: set[Digest] = set()
-    while queue:
-        digest, name, role, depth, weight = queue.pop(0)
-        if digest in seen or not home.blobs.has(digest):
-            continue
-        seen.add(digest)
-        record = home.manifest(digest).record
-        source = record.source
-        scheme = _SCHEMES.get(source.kind, "")
-        place = source.kind
-        if source.commit:
-            place = f"{scheme}{source.repository}@{source.commit[:12]}"
-        yield LogRow(
-            digest=digest,
-            name=name,
-            role=role,
-            depth=depth,
-            weight=weight,
-            source=place,
-            description=record.description,
-        )
-        queue += [(p.digest, p.name, p.role, depth + 1, p.weight) for p in record.parents]
-
-
-def reflog(home: Home, text: str) -> tuple[MoveRow, ...]:
-    """See :meth:`Registry.reflog`."""
-    name, tag = target(text)
-    return tuple(
-        MoveRow(
-            reference=f"{name}:{tag}",
-            old=entry.old,
-            new=entry.new,
-            reason=entry.reason,
-            time=entry.time.isoformat(),
-        )
-        for entry in home.references.log(name, tag)
-    )

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from adaptrix.hub.credentials import Credential
-from adaptrix.registry import looking, managing, verifying
+from adaptrix.registry import history, looking, managing, verifying
 from adaptrix.registry.pulling import PullRequest, inspect_source, pull
 from adaptrix.registry.remotes import Remotes
 from adaptrix.registry.reports import (
@@ -32,6 +32,7 @@ from adaptrix.store.home import Home
 
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
+    from adaptrix.registry.diffing import DiffReport
     from adaptrix.registry.pushing import PushReport
     from adaptrix.registry.remote_pulling import PullAllReport
     from adaptrix.schema.report import Inspection
@@ -300,17 +301,33 @@ class Registry:
             return search_remote(self.settings, remote, query)
         return looking.search(self.home, query)
 
+    def diff(self, a: str, b: str) -> DiffReport:
+        """What two versions differ in, computed on the factors in float64."""
+        from adaptrix.registry.diffing import diff  # noqa: PLC0415 - imports torch
+
+        return diff(self.home, a, b)
+
     def show(self, reference: str) -> ShowReport:
         """A version in full."""
         return looking.show(self.home, reference)
 
     def log(self, reference: str) -> tuple[LogRow, ...]:
         """The version and what it descends from, newest first."""
-        return looking.log(self.home, reference)
+        return history.log(self.home, reference)
 
-    def reflog(self, reference: str) -> tuple[MoveRow, ...]:
-        """Moves of a tag, newest first."""
-        return looking.reflog(self.home, reference)
+    def reflog(self, reference: str | None = None) -> tuple[MoveRow, ...]:
+        """Moves of a tag, or of all, newest first."""
+        return history.reflog(self.home, reference)
+
+    def restore(self, reference: str, version: str = "", *, dry_run: bool = False) -> MoveRow:
+        """Point a tag to where it pointed before its last move, or to ``version``.
+
+        Args:
+            reference: ``NAME[:TAG]``, also one that was removed.
+            version: Where to; ``""`` for where it was before.
+            dry_run: Check and report only.
+        """
+        return history.restore(self.home, reference, version, dry_run=dry_run)
 
     def tag(self, reference: str, tag: str, *, dry_run: bool = False) -> str:
         """Give a version one more tag; returns ``name:tag``."""

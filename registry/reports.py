@@ -120,6 +120,7 @@ class LogRow:
         role: How it relates to the one above it: ``tip``, ``pulled_over``, ``composed_from``.
         depth: Steps from the tip.
         weight: Weight in the composition above it, else None.
+        parents: What it descends from, as far as it is here.
     """
 
     digest: Digest
@@ -129,6 +130,7 @@ class LogRow:
     weight: float | None
     source: str
     description: str
+    parents: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,14 +11,6 @@ from adaptrix.cli.parsing import not_yet
 Words = Annotated[list[str] | None, typer.Argument(help="Ignored for now.")]
 
 
-def diff(words: Words = None) -> None:
-    """Compare two versions by module (not there yet).
-
-    Example: adaptrix diff math~1 math
-    """
-    raise not_yet("diff")
-
-
 def serve(words: Words = None) -> None:
     """Serve this registry to a team (not there yet).
 

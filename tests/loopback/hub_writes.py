@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 class HubWrites:
     """Mixed into the handler of the loopback Hub."""
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.hub.writes.append((path, self.headers.get("Authorization", "")))
@@ -24,7 +24,7 @@ class HubWrites:
                 return getattr(self, answer)(body, *match.groups())
         return self._error(404, "EntryNotFound")
 
-    def do_PUT(self) -> None:
+    def do_PUT(self) -> None:  # noqa: N802 - likewise
         oid = self.path.rpartition("/")[2]
         self.hub.uploads[oid] = self.rfile.read(int(self.headers["Content-Length"]))
         self._raw(200, b"", "text/plain")
