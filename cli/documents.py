@@ -21,6 +21,7 @@ from adaptrix.registry.reports import (
     MoveRow,
     PullReport,
     Row,
+    SimilarRow,
     VerifyReport,
 )
 from adaptrix.schema.digest import Digest
@@ -54,6 +55,12 @@ class ReflogDocument(TypedDict):
     """``reflog``."""
 
     rows: list[MoveRow]
+
+
+class SimilarDocument(TypedDict):
+    """``similar``."""
+
+    rows: list[SimilarRow]
 
 
 class FileDescriptor(TypedDict):
@@ -253,6 +260,7 @@ def documents() -> dict[str, Any]:
         "run-dry-run": PlanDocument,
         "search": RowsDocument,
         "show": ShowDocument,
+        "similar": SimilarDocument,
         "tag": TagDocument,
         "verify": VerifyReport,
     }

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from adaptrix.compose.tensors import to_torch
-from adaptrix.schema.adapter import AdaptedModule
+from adaptrix.schema.adapter import AdaptedModule, Adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,22 @@ def distance(one: AdaptedModule, other: AdaptedModule) -> Distance | None:
         inner=inner,
         norm_difference=both,
     )
+
+
+def adapters_cosine(one: Adapter, other: Adapter) -> tuple[float | None, int]:
+    """Cosine of two adapters over all their modules, and how many modules they share.
+
+    A module that only one of them has counts as zero in the other.
+    """
+    theirs = {module.path: module for module in other.modules}
+    inner, shared = 0.0, 0
+    for module in one.modules:
+        found = distance(module, theirs[module.path]) if module.path in theirs else None
+        if found is not None:
+            inner += found.inner
+            shared += 1
+    sizes = math.hypot(*map(norm, one.modules)) * math.hypot(*map(norm, other.modules))
+    return (inner / sizes if sizes and shared else None), shared
 
 
 def total(distances: list[Distance]) -> Distance:

@@ -72,17 +72,13 @@ def _adapter(home: Home, digest: Digest, reference: str, *, family: str) -> Adap
     return replace(reading.adapter, family=family)
 
 
-def ls(home: Home, pattern: str | None) -> tuple[Row, ...]:
+def ls(home: Home, pattern: str | None, *, limit: int = 0, after: str = "") -> tuple[Row, ...]:
     """See :meth:`Registry.ls`."""
-    return _rows(home.index.adapters(pattern))
+    return rows_of(home.index.adapters(pattern, limit=limit, after=after))
 
 
-def search(home: Home, query: str) -> tuple[Row, ...]:
-    """See :meth:`Registry.search`."""
-    return _rows(home.index.search(query))
-
-
-def _rows(listings: Iterable[Listing]) -> tuple[Row, ...]:
+def rows_of(listings: Iterable[Listing]) -> tuple[Row, ...]:
+    """Names whose version is here, as rows."""
     return tuple(
         _row(str(entry.reference), entry.version) for entry in listings if entry.version is not None
     )

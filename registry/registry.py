@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from adaptrix.hub.credentials import Credential
-from adaptrix.registry import history, looking, managing, verifying
+from adaptrix.registry import history, looking, managing, searching, verifying
 from adaptrix.registry.pulling import PullRequest, inspect_source, pull
 from adaptrix.registry.remotes import Remotes
 from adaptrix.registry.reports import (
@@ -22,6 +22,7 @@ from adaptrix.registry.reports import (
     PullReport,
     Row,
     ShowReport,
+    SimilarRow,
     StoredAdapter,
     VerifyReport,
 )
@@ -284,22 +285,44 @@ class Registry:
         """A stored version in canonical form, its tensors read when wanted."""
         return looking.open_version(self.home, reference)
 
-    def ls(self, pattern: str | None = None) -> tuple[Row, ...]:
-        """Names with their versions; those of a remote for ``REMOTE/``."""
+    def ls(self, pattern: str | None = None, *, limit: int = 0, after: str = "") -> tuple[Row, ...]:
+        """Names with their versions, sorted; those of a remote for ``REMOTE/``.
+
+        Args:
+            pattern: Shell pattern for ``name`` or ``name:tag``; None for all.
+            limit: At most so many; 0 for all.
+            after: Only those behind this ``name:tag``.
+        """
         place = self.remotes.place(pattern) if pattern and pattern.endswith("/") else None
         if place is not None:
             from adaptrix.registry.remote_listing import remote_rows  # noqa: PLC0415
 
-            return remote_rows(self.settings, place)
-        return looking.ls(self.home, pattern)
+            rows = [row for row in remote_rows(self.settings, place) if row.reference > after]
+            return tuple(rows[:limit] if limit else rows)
+        return looking.ls(self.home, pattern, limit=limit, after=after)
 
-    def search(self, query: str, *, remote: str = "") -> tuple[Row, ...]:
-        """Names whose name or description holds every word of ``query``, here or there."""
+    def search(self, query: str, *, remote: str = "", limit: int = 0) -> tuple[Row, ...]:
+        """Names that fit words and filters, the best first, here or at a remote.
+
+        Args:
+            query: ``words family:phi rank:8..16 size:<10MB since:2026-01-01 …``.
+            remote: Name of a remote to search instead.
+            limit: At most so many; 0 for all.
+        """
         if remote:
             from adaptrix.registry.remote_listing import search_remote  # noqa: PLC0415
 
-            return search_remote(self.settings, remote, query)
-        return looking.search(self.home, query)
+            rows = search_remote(self.settings, remote, query)
+            return rows[:limit] if limit else rows
+        return searching.search(self.home, query, limit=limit)
+
+    def similar(self, reference: str, *, limit: int = 10) -> tuple[SimilarRow, ...]:
+        """Versions that change the model alike, the likest first.
+
+        Candidates come from stored energies of the modules; the cosine of the updates
+        themselves is exact.
+        """
+        return searching.similar(self.home, reference, limit=limit)
 
     def diff(self, a: str, b: str) -> DiffReport:
         """What two versions differ in, computed on the factors in float64."""

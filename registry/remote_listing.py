@@ -10,10 +10,12 @@ from adaptrix.registry.fetching import Artifact, config_descriptor, read_artifac
 from adaptrix.registry.remote_pulling import connected
 from adaptrix.registry.remotes import Place, Remotes
 from adaptrix.registry.reports import Row
+from adaptrix.registry.searching import fits, parse_query
 from adaptrix.registry.settings import Settings
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import FormatError, UsageError
 from adaptrix.schema.manifest import Manifest
+from adaptrix.schema.record import AdapterRecord
 
 
 def remote_rows(settings: Settings, place: Place) -> tuple[Row, ...]:
@@ -22,28 +24,33 @@ def remote_rows(settings: Settings, place: Place) -> tuple[Row, ...]:
     Raises:
         RemoteError: it cannot be reached, or does not list what it has.
     """
+    _require_listed(place)
+    with connected(settings, place) as remote:
+        return tuple(row for row, _ in _rows(remote, place.base))
+
+
+def search_remote(settings: Settings, remote: str, text: str) -> tuple[Row, ...]:
+    """The rows of a remote that fit; words may be anywhere in a text.
+
+    Raises:
+        UsageError: a filter by date, which manifests do not hold.
+    """
+    query = parse_query(text)
+    if query.since or query.until:
+        raise UsageError("a remote knows no dates", where="since: or until:")
+    place = Place(location=Remotes(settings).get(remote), base=f"{remote}/")
+    _require_listed(place)
+    with connected(settings, place) as connection:
+        found = list(_rows(connection, place.base))
+    return tuple(row for row, record in found if fits(query, row, record))
+
+
+def _require_listed(place: Place) -> None:
     if place.location.kind is RemoteKind.HUB:
         raise UsageError("a hub is not listed: look at its page", where=place.label)
-    with connected(settings, place) as remote:
-        return tuple(_rows(remote, place.base))
 
 
-def search_remote(settings: Settings, remote: str, query: str) -> tuple[Row, ...]:
-    """The rows of a remote that hold every word of ``query``, in any case."""
-    place = Place(location=Remotes(settings).get(remote), base=f"{remote}/")
-    words = query.casefold().split()
-    return tuple(row for row in remote_rows(settings, place) if _holds(row, words))
-
-
-def _holds(row: Row, words: list[str]) -> bool:
-    fields = (
-        row.reference, row.description, row.domain, row.family, row.base, row.license, row.method,
-    )  # fmt: skip
-    text = "\n".join(fields).casefold()
-    return all(word in text for word in words)
-
-
-def _rows(remote: VersionRemote, base: str) -> Iterator[Row]:
+def _rows(remote: VersionRemote, base: str) -> Iterator[tuple[Row, AdapterRecord | None]]:
     for name in remote.names():
         for tag in visible_tags(remote.tags(name)):
             digest = remote.resolve(name, tag)
@@ -51,18 +58,20 @@ def _rows(remote: VersionRemote, base: str) -> Iterator[Row]:
                 yield _row(remote, name, f"{base}{name}:{tag}", digest)
 
 
-def _row(remote: VersionRemote, name: str, reference: str, digest: Digest) -> Row:
+def _row(
+    remote: VersionRemote, name: str, reference: str, digest: Digest
+) -> tuple[Row, AdapterRecord | None]:
     try:
         artifact = read_artifact(remote, name, digest)
     except FormatError:
-        return _foreign(reference, digest, 0)
+        return _foreign(reference, digest, 0), None
     if not artifact.ours:
-        return _foreign(reference, digest, _size(artifact))
+        return _foreign(reference, digest, _size(artifact)), None
     blob = config_descriptor(artifact, reference)
     config = b"".join(remote.stream(name, blob.digest, blob.size_bytes))
     record = Manifest.parse(artifact.data, config).record
     conversion = record.conversion
-    return Row(
+    row = Row(
         reference=reference,
         digest=digest,
         family=record.family or "unknown",
@@ -78,6 +87,7 @@ def _row(remote: VersionRemote, name: str, reference: str, digest: Digest) -> Ro
         description=record.description,
         license=record.license,
     )
+    return row, record
 
 
 def _size(artifact: Artifact) -> int:

@@ -113,6 +113,24 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarRow:
+    """One line of ``similar``.
+
+    Attributes:
+        profile: Cosine of the modules' energies: whether they change the same places.
+        cosine: Cosine of the updates themselves, exact; None where nothing is in common.
+        shared: Modules that both adapt.
+    """
+
+    reference: str
+    digest: Digest
+    profile: float
+    cosine: float | None
+    shared: int
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogRow:
     """One version in the history of a name, newest first.
 

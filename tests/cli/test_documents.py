@@ -94,6 +94,8 @@ def test_every_command_has_a_published_schema():
         ("compose", ["compose", "math", "code", "-o", "mix", "--dry-run"]),
         ("ls", ["ls"]),
         ("search", ["search", "math"]),
+        ("search", ["search", "math family:phi rank:1.. size:<1GB", "--limit", "1"]),
+        ("similar", ["similar", "math"]),
         ("show", ["show", "math"]),
         ("log", ["log", "math"]),
         ("log", ["log", "math", "--moves"]),
