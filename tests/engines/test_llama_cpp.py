@@ -105,8 +105,8 @@ class HalfGelu(torch.nn.Module):
         return torch.where(x <= -10, 0.0, torch.where(x >= 10, x, table))
 
 
-def wanted_log_probabilities(task: str, tmp_path: Path) -> np.ndarray:
-    return log_softmax(reference.peft_logits(task, tmp_path, HalfGelu())[-1])
+def wanted_log_probabilities(source: str | Path, tmp_path: Path) -> np.ndarray:
+    return log_softmax(reference.peft_logits(source, tmp_path, HalfGelu())[-1])
 
 
 def test_the_base_itself_agrees(base):
@@ -128,6 +128,22 @@ def test_llama_cpp_reads_what_we_write(base, task, tmp_path):
     file = next(out.glob("*.gguf")) if out.is_dir() else out
     assert reference.difference(log_probabilities(base, file), wanted) <= TOLERANCE
     assert reference.difference(log_probabilities(base, None), wanted) > 0.01
+
+
+@pytest.mark.parametrize("case", [case for case in reference.MADE if case != "dora"])
+def test_llama_cpp_reads_parts_of_a_model(base, case, tmp_path):
+    source = reference.made(case, tmp_path)
+    wanted = wanted_log_probabilities(source, tmp_path)
+    out = reference.convert(source, "gguf", tmp_path / "gguf")
+    file = next(out.glob("*.gguf")) if out.is_dir() else out
+    assert reference.difference(log_probabilities(base, file), wanted) <= TOLERANCE
+    assert reference.difference(log_probabilities(base, None), wanted) > 0.01
+
+
+def test_dora_is_refused_not_lost(tmp_path):
+    source = reference.made("dora", tmp_path)
+    with pytest.raises(Refused, match="magnitude"):
+        reference.convert(source, "gguf", tmp_path / "gguf")
 
 
 def test_several_alphas_are_refused_not_lost(tmp_path):

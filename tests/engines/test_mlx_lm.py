@@ -37,6 +37,15 @@ def test_mlx_lm_reads_what_we_write(task, tmp_path):
     assert reference.difference(reference.base_logits(), wanted) > 0.01
 
 
+@pytest.mark.parametrize("case", reference.MADE)
+def test_mlx_lm_reads_parts_of_a_model(case, tmp_path):
+    source = reference.made(case, tmp_path)
+    wanted = reference.peft_logits(source, tmp_path)
+    folder = reference.convert(source, "mlx", tmp_path / "mlx")
+    assert reference.difference(mlx_logits(folder), wanted) <= 1e-4
+    assert reference.difference(reference.base_logits(), wanted) > 0.01
+
+
 def test_several_ranks_are_refused_not_lost(tmp_path):
     with pytest.raises(Refused, match="one rank"):
         reference.convert("news", "mlx", tmp_path / "mlx")
