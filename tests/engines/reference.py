@@ -79,8 +79,3 @@ def peft_logits(
         tuned = PeftModel.from_pretrained(model, str(folder)).eval()
     with torch.no_grad():
         return tuned(torch.tensor([IDS])).logits[0].numpy()
-
-
-def difference(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Greatest difference over the greatest magnitude."""
-    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
