@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+# A shell's background job ignores Ctrl-C and hands that down to the programs under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "ADAPTRIX_OFFLINE", "ADAPTRIX_HOME"):
     os.environ.pop(_name, None)
 

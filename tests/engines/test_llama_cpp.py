@@ -16,7 +16,6 @@ from torch.nn import functional
 from adaptrix.samples import BASE_DIR
 from adaptrix.schema.errors import Refused
 
-TOLERANCE = 1e-4
 llama = pytest.importorskip("xllamacpp", reason="make test-engines installs it")
 conftest = sys.modules.get("tests.conftest") or sys.modules["conftest"]
 reference = conftest.load_helper("engine_reference", Path(__file__).parent / "reference.py")
@@ -105,29 +104,42 @@ class HalfGelu(torch.nn.Module):
         return torch.where(x <= -10, 0.0, torch.where(x >= 10, x, table))
 
 
-def wanted_log_probabilities(task: str, tmp_path: Path) -> np.ndarray:
-    return log_softmax(reference.peft_logits(task, tmp_path, HalfGelu())[-1])
+def wanted_log_probabilities(source: str | Path, tmp_path: Path) -> np.ndarray:
+    return log_softmax(reference.peft_logits(source, tmp_path, HalfGelu())[-1])
 
 
-def test_the_base_itself_agrees(base):
+def test_the_base_itself_agrees(agree, base):
     wanted = log_softmax(reference.base_logits(HalfGelu())[-1])
-    assert reference.difference(log_probabilities(base, None), wanted) <= TOLERANCE
+    agree(log_probabilities(base, None), wanted, None)
 
 
-def test_llama_cpp_reads_its_sample(base, tmp_path):
+def test_llama_cpp_reads_its_sample(agree, base, tmp_path):
     wanted = wanted_log_probabilities("qa", tmp_path)
     got = log_probabilities(base, reference.ADAPTERS / "qa" / "adapter.gguf")
-    assert reference.difference(got, wanted) <= TOLERANCE
-    assert reference.difference(log_probabilities(base, None), wanted) > 0.01
+    agree(got, wanted, log_probabilities(base, None))
 
 
 @pytest.mark.parametrize("task", ["math", "instruct", "code", "qa"])
-def test_llama_cpp_reads_what_we_write(base, task, tmp_path):
+def test_llama_cpp_reads_what_we_write(agree, base, task, tmp_path):
     wanted = wanted_log_probabilities(task, tmp_path)
     out = reference.convert(task, "gguf", tmp_path / "gguf")
     file = next(out.glob("*.gguf")) if out.is_dir() else out
-    assert reference.difference(log_probabilities(base, file), wanted) <= TOLERANCE
-    assert reference.difference(log_probabilities(base, None), wanted) > 0.01
+    agree(log_probabilities(base, file), wanted, log_probabilities(base, None))
+
+
+@pytest.mark.parametrize("case", [case for case in reference.MADE if case != "dora"])
+def test_llama_cpp_reads_parts_of_a_model(agree, base, case, tmp_path):
+    source = reference.made(case, tmp_path)
+    wanted = wanted_log_probabilities(source, tmp_path)
+    out = reference.convert(source, "gguf", tmp_path / "gguf")
+    file = next(out.glob("*.gguf")) if out.is_dir() else out
+    agree(log_probabilities(base, file), wanted, log_probabilities(base, None))
+
+
+def test_dora_is_refused_not_lost(tmp_path):
+    source = reference.made("dora", tmp_path)
+    with pytest.raises(Refused, match="magnitude"):
+        reference.convert(source, "gguf", tmp_path / "gguf")
 
 
 def test_several_alphas_are_refused_not_lost(tmp_path):

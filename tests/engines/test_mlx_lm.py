@@ -23,18 +23,24 @@ def mlx_logits(folder: Path) -> np.ndarray:
     return np.array(model(mx.array([reference.IDS])))[0]
 
 
-def test_mlx_lm_reads_its_sample(tmp_path):
+def test_mlx_lm_reads_its_sample(agree, tmp_path):
     wanted = reference.peft_logits("code", tmp_path)
-    assert reference.difference(mlx_logits(reference.ADAPTERS / "code"), wanted) <= 1e-4
-    assert reference.difference(reference.base_logits(), wanted) > 0.01
+    agree(mlx_logits(reference.ADAPTERS / "code"), wanted, reference.base_logits())
 
 
 @pytest.mark.parametrize("task", ["math", "instruct", "code", "qa"])
-def test_mlx_lm_reads_what_we_write(task, tmp_path):
+def test_mlx_lm_reads_what_we_write(agree, task, tmp_path):
     wanted = reference.peft_logits(task, tmp_path)
     folder = reference.convert(task, "mlx", tmp_path / "mlx")
-    assert reference.difference(mlx_logits(folder), wanted) <= 1e-4
-    assert reference.difference(reference.base_logits(), wanted) > 0.01
+    agree(mlx_logits(folder), wanted, reference.base_logits())
+
+
+@pytest.mark.parametrize("case", reference.MADE)
+def test_mlx_lm_reads_parts_of_a_model(agree, case, tmp_path):
+    source = reference.made(case, tmp_path)
+    wanted = reference.peft_logits(source, tmp_path)
+    folder = reference.convert(source, "mlx", tmp_path / "mlx")
+    agree(mlx_logits(folder), wanted, reference.base_logits())
 
 
 def test_several_ranks_are_refused_not_lost(tmp_path):
