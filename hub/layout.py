@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,6 +44,8 @@ _HOME_INDEX = "adaptrix.sqlite3"
 _MAX_INDEX_BYTES = 64 << 20
 _READ_BYTES = 1 << 20
 _ATTEMPTS = 5
+_TEMPORARY = ".adaptrix-"
+_STALE_S = 24 * 3600.0
 
 
 class LayoutFolder:
@@ -207,14 +210,29 @@ class LayoutFolder:
             raise RemoteError("no such folder", where=str(self.path.parent), code="folder")
         with _reported(self.path):
             if not (self.path / MARKER).exists():
-                if self.path.is_dir() and any(self.path.iterdir()):
-                    raise UsageError("the folder holds something else", where=str(self.path))
+                self._require_ours()
                 (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
                 self._replace(self.path / MARKER, (_MARKER_BYTES,))
             (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             if not (self.path / INDEX).exists():
                 empty: Json = {"schemaVersion": 2, "mediaType": _INDEX_TYPE, "manifests": []}
                 self._replace(self.path / INDEX, (canonical_json(empty),), keep=True)
+            self._sweep()
+
+    def _require_ours(self) -> None:
+        """Refuse a folder with other things in it; what a crash left of ours is none."""
+        if not self.path.is_dir():
+            return
+        for entry in self.path.iterdir():
+            if entry.name not in {"blobs", INDEX} and not entry.name.startswith(_TEMPORARY):
+                raise UsageError("the folder holds something else", where=str(self.path))
+
+    def _sweep(self) -> None:
+        """Remove what crashed pushes left a day ago or earlier."""
+        for entry in self.path.glob(f"{_TEMPORARY}*"):
+            with suppress(OSError):
+                if entry.name != LOCK and time.time() - entry.lstat().st_mtime > _STALE_S:
+                    entry.unlink()
 
     def _rewrite(self, name: str, tag: str, data: bytes) -> None:
         text = f"{name}:{tag}"
@@ -247,7 +265,7 @@ class LayoutFolder:
         keep: bool = False,
     ) -> None:
         """Write beside the target, check, sync, rename; ``keep`` leaves one that is there."""
-        temporary = self.path / f".adaptrix-{os.getpid()}-{secrets.token_hex(6)}"
+        temporary = self.path / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
         state, size_bytes = hashlib.sha256(), 0
         try:
             with temporary.open("xb") as file:

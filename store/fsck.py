@@ -21,6 +21,7 @@ from adaptrix.store.rebuild import Scan, scan
 if TYPE_CHECKING:
     from adaptrix.store.disk import DiskStore
     from adaptrix.store.home import Home
+    from adaptrix.store.index import Index
 
 _READ_BYTES = 1 << 20
 Progress = Callable[[int], None]
@@ -155,14 +156,34 @@ def _index(home: Home, found: Scan, *, quick: bool) -> Iterator[Problem]:
         yield Problem.of("stale_index", reason, where=index.database.path.name)
     stored = {version.digest for version in found.versions}
     indexed = {entry.digest for entry in index.versions()}
+    needed = _needed(index, found)
     for digest in sorted(stored - indexed):
-        yield Problem.of("stale_index", "this version is not in the index", where=str(digest))
+        if digest in needed:
+            yield Problem.of("stale_index", "this version is not in the index", where=str(digest))
+        else:
+            message = "stored, and never finished or named; gc takes it when it is old"
+            yield Problem.of("unfinished_version", message, where=str(digest))
     for digest in sorted(indexed - stored):
         yield Problem.of("missing_blob", "its manifest or config is lost", where=str(digest))
     for row in index.references():
         if row.digest not in stored:
             yield Problem.of("dangling_reference", f"no manifest {row.digest}", where=str(row))
     yield from _moves(home)
+
+
+def _needed(index: Index, found: Scan) -> set[Digest]:
+    """Versions that a name points to or pointed to, with all that they descend from."""
+    parents = {v.digest: v.manifest.record.parents for v in found.versions}
+    waiting = [row.digest for row in index.references()]
+    for _, _, _, entry in index.moves():
+        waiting += [digest for digest in (entry.old, entry.new) if digest is not None]
+    needed: set[Digest] = set()
+    while waiting:
+        digest = waiting.pop()
+        if digest not in needed:
+            needed.add(digest)
+            waiting += [parent.digest for parent in parents.get(digest, ())]
+    return needed
 
 
 def _moves(home: Home) -> Iterator[Problem]:
@@ -180,8 +201,8 @@ def _moves(home: Home) -> Iterator[Problem]:
 
 
 def _layout(home: Home, *, repair: bool) -> Iterator[Problem]:
-    rows, sizes = home.index.listing()
-    valid = is_layout(home.path), read_index(home.path) == index_bytes(rows, sizes)
+    wanted = index_bytes(*home.index.listing())
+    valid = is_layout(home.path), read_index(home.path) == wanted
     if repair and not all(valid):
         ensure_layout(home.path)
         with home.index.writing() as transaction:

@@ -125,6 +125,8 @@ class Home:
             from adaptrix.store.index import Index  # noqa: PLC0415 - 0.25 s of imports
 
             self._opened = Index(self._open_database())
+            if not self.read_only:
+                self.references.settle()
         return self._opened
 
     def lease(self, *, timeout_s: float = 60.0) -> AbstractContextManager[None]:

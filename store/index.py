@@ -47,6 +47,9 @@ from adaptrix.store.tables import (
     VersionTable,
 )
 
+Listed = tuple[list[ReferenceRow], dict[Digest, int], Digest | None]
+"""All names, the size of each manifest that they point to, the latest move's record."""
+
 
 class Index:
     """Read access.
@@ -177,10 +180,15 @@ class Index:
             rows = session.exec(select(ReflogTable).order_by(col(ReflogTable.sequence)))
             return [(current.get((r.name, r.tag)), r.name, r.tag, move_of(r)) for r in rows]
 
-    def listing(self) -> tuple[list[ReferenceRow], dict[Digest, int]]:
-        """All names, and the size of each manifest that they point to, at one moment."""
+    def listing(self) -> Listed:
+        """All names, sizes of their manifests, and the latest move, at one moment."""
         with self.database.reading() as session:
-            return _references(session), _manifest_sizes(session)
+            return _references(session), _manifest_sizes(session), _last_move(session)
+
+    def last_move(self) -> Digest | None:
+        """Record of the latest move of any name."""
+        with self.database.reading() as session:
+            return _last_move(session)
 
     @contextmanager
     def writing(self) -> Iterator[IndexTransaction]:
@@ -280,9 +288,10 @@ class IndexTransaction:
         """Where a name points."""
         return _target(self._session, name, tag)
 
-    def listing(self) -> tuple[list[ReferenceRow], dict[Digest, int]]:
-        """All names, and the size of each manifest that they point to."""
-        return _references(self._session), _manifest_sizes(self._session)
+    def listing(self) -> Listed:
+        """All names, sizes of their manifests, and the latest move."""
+        session = self._session
+        return _references(session), _manifest_sizes(session), _last_move(session)
 
     def last_record(self, name: str, tag: str) -> Digest | None:
         """Record of the latest move of a name, also of one that was removed."""
@@ -352,6 +361,14 @@ def _manifest_sizes(session: Session) -> dict[Digest, int]:
         ReferenceTable, col(ReferenceTable.digest) == col(VersionTable.digest)
     )
     return {Digest.parse(digest): size for digest, size in session.exec(query)}
+
+
+def _last_move(session: Session) -> Digest | None:
+    # By time, since a rebuilt index has its rows in another order.
+    order = col(ReflogTable.time).desc(), col(ReflogTable.record).desc()
+    query = select(ReflogTable.record).order_by(*order).limit(1)
+    found = session.exec(query).first()
+    return Digest.parse(found) if found else None
 
 
 def _reflog(

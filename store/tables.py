@@ -89,7 +89,7 @@ class ReflogTable(SQLModel, table=True):
     old: str | None
     new: str | None
     reason: str
-    time: str
+    time: str = Field(index=True)
     record: str
 
 

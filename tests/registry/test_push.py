@@ -378,6 +378,23 @@ def test_a_folder_takes_no_wrong_bytes(tmp_path):
     assert [p.name for p in (tmp_path / "share").iterdir() if p.name.startswith(".adaptrix-")] == []
 
 
+def test_a_folder_is_swept_and_never_taken_over(tmp_path):
+    share = tmp_path / "share"
+    share.mkdir()
+    old, young = share / ".adaptrix-1-old", share / ".adaptrix-2-young"
+    for path in (old, young):
+        path.write_text("left by a crash")
+    os.utime(old, (0, 0))
+    LayoutFolder(share).push_blob("m", makers.blob_of(b"x"), makers.opened(b"x"))
+    assert not old.exists()
+    assert young.exists()
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "cat.jpg").write_text("meow")
+    with pytest.raises(UsageError, match="something else"):
+        LayoutFolder(other).push_blob("m", makers.blob_of(b"x"), makers.opened(b"x"))
+
+
 def test_offline_says_so_before_anything_travels(user, registry_server, monkeypatch):
     alice = stocked(user("alice", registry_server.url))
     monkeypatch.setenv("ADAPTRIX_OFFLINE", "1")
