@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
 from adaptrix.convert.source import AdapterFiles, FileSource
 from adaptrix.registry.reports import Row, ShowReport, StoredAdapter
 from adaptrix.registry.resolve import resolve
@@ -63,6 +62,12 @@ def open_version(home: Home, text: str) -> StoredAdapter:
 
 
 def _adapter(home: Home, digest: Digest, reference: str, *, family: str) -> Adapter:
+    from adaptrix.convert.reading import (  # noqa: PLC0415 - ls and show read no tensors
+        ReadOptions,
+        read_adapter,
+        refusal,
+    )
+
     # The values were checked when it was stored; verify checks them again.
     options = ReadOptions(check_values=False)
     reading = read_adapter(version_files(home, digest, reference), options)

@@ -247,7 +247,7 @@ class _Push:
 
     def _near(self, version: Digest) -> list[str]:
         """Other names that this version has here, and so perhaps at the remote."""
-        named = [row.name for row in self._home.references.all() if row.digest == version]
+        named = [row.name for row in self._home.index.named(version)]
         return list(dict.fromkeys(n for n in named if n != self._place.name))[:MAX_NEAR]
 
     def _missing(self, versions: list[Digest]) -> int:

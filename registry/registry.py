@@ -10,10 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from adaptrix.hub.credentials import Credential
-from adaptrix.registry import history, looking, managing, searching, verifying
-from adaptrix.registry.pulling import PullRequest, inspect_source, pull
-from adaptrix.registry.remotes import Remotes
+from adaptrix.registry import history, looking, managing, searching
 from adaptrix.registry.reports import (
     ComposeReport,
     ConvertReport,
@@ -28,14 +25,13 @@ from adaptrix.registry.reports import (
 )
 from adaptrix.registry.resolve import resolve
 from adaptrix.registry.settings import Settings
+from adaptrix.registry.sharing import Sharing
 from adaptrix.schema.digest import Digest
 from adaptrix.store.home import Home
 
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
     from adaptrix.registry.diffing import DiffReport
-    from adaptrix.registry.pushing import PushReport
-    from adaptrix.registry.remote_pulling import PullAllReport
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
@@ -43,7 +39,7 @@ if TYPE_CHECKING:
     from adaptrix.store.usage import Usage
 
 
-class Registry:
+class Registry(Sharing):
     """A home and everything that can be done with it. Made on first use."""
 
     def __init__(self, home: Path | str | None = None, *, settings: Settings | None = None) -> None:
@@ -106,6 +102,8 @@ class Registry:
         Raises:
             AdaptrixError: with the exit status of its kind; nothing is stored then.
         """
+        from adaptrix.registry.pulling import PullRequest, pull  # noqa: PLC0415 - reads formats
+
         request = PullRequest(
             source=source,
             name=name,
@@ -123,94 +121,6 @@ class Registry:
         )
         return pull(self.home, self.settings, request, progress)
 
-    def pull_all(
-        self,
-        remote: str,
-        *,
-        dry_run: bool = False,
-        force: bool = False,
-        progress: Progress | None = None,
-    ) -> PullAllReport:
-        """Pull every tag of a remote; what is no adapter is left and listed.
-
-        Raises:
-            NotFound: no such remote.
-            RemoteError: it cannot be reached, or does not list what it has.
-        """
-        from adaptrix.registry.remote_pulling import pull_all  # noqa: PLC0415
-
-        return pull_all(
-            self.home, self.settings, remote, dry_run=dry_run, force=force, progress=progress
-        )
-
-    def push(
-        self,
-        reference: str,
-        remote: str = "",
-        *,
-        tag: str = "",
-        dry_run: bool = False,
-        force: bool = False,
-        progress: Progress | None = None,
-    ) -> PushReport:
-        """Send a version and what it descends from to a remote.
-
-        Args:
-            reference: What to push.
-            remote: ``REMOTE``, ``REMOTE/name[:tag]`` or ``oci://host/name[:tag]``; the only
-                remote, or ``ADAPTRIX_REMOTE``, when empty.
-            tag: Tag there; else the one here.
-            dry_run: Ask what is missing there; send nothing.
-            force: Move a tag that points to something else.
-            progress: Told of the bytes as they go.
-
-        Raises:
-            TagMoved: the tag there points to something that this does not follow.
-            AccessDenied: the remote does not allow it.
-        """
-        from adaptrix.registry.pushing import PushRequest, push  # noqa: PLC0415
-
-        request = PushRequest(
-            reference=reference, remote=remote, tag=tag, dry_run=dry_run, force=force
-        )
-        return push(self.home, self.settings, request, progress)
-
-    @property
-    def remotes(self) -> Remotes:
-        """Other places, and the secrets for them."""
-        return Remotes(self.settings)
-
-    def add_remote(
-        self, name: str, url: str, *, insecure: bool = False, dry_run: bool = False
-    ) -> None:
-        """Keep a place under a name.
-
-        Args:
-            name: One part, as of a reference.
-            url: ``https://host[/prefix]``, ``oci://…``, a folder, or ``hf:org``.
-            insecure: Accept plain http beyond this machine.
-            dry_run: Check only.
-        """
-        self.remotes.add(self.home, name, url, insecure=insecure, dry_run=dry_run)
-
-    def remove_remote(self, name: str, *, dry_run: bool = False) -> None:
-        """Forget a place, and its secret unless another remote needs it."""
-        self.remotes.remove(self.home, name, dry_run=dry_run)
-
-    def log_in(self, remote: str, *, username: str = "", secret: str) -> str:
-        """Try a secret at a remote and keep it; returns the remote's URL.
-
-        Args:
-            remote: Name of the remote.
-            username: User; without one, ``secret`` is a bearer token.
-            secret: Password or token.
-
-        Raises:
-            AccessDenied: the remote does not take it; nothing is kept.
-        """
-        credential = Credential(username=username, secret=secret)
-        return self.remotes.log_in(self.home, remote, credential).url
-
     def inspect(
         self,
         source: str,
@@ -221,6 +131,8 @@ class Registry:
         revision: str | None = None,
     ) -> Inspection:
         """Say what a source or a stored version is; a remote one from its headers alone."""
+        from adaptrix.registry.pulling import PullRequest, inspect_source  # noqa: PLC0415
+
         return inspect_source(
             self._home_if_any,
             self.settings,
@@ -246,6 +158,7 @@ class Registry:
     ) -> ConvertReport:
         """Write a source or a stored version in another format to ``output``."""
         from adaptrix.registry.converting import convert  # noqa: PLC0415
+        from adaptrix.registry.pulling import PullRequest  # noqa: PLC0415
 
         request = PullRequest(source=source, base=base, alpha=alpha, source_layout=source_layout)
         return convert(
@@ -362,7 +275,9 @@ class Registry:
 
     def verify(self, reference: str, *, base: str | None = None) -> VerifyReport:
         """Compute every claim of a version again."""
-        return verifying.verify(self.home, reference, base=base)
+        from adaptrix.registry.verifying import verify  # noqa: PLC0415 - reads formats
+
+        return verify(self.home, reference, base=base)
 
     def gc(self, *, dry_run: bool = False, grace_s: float | None = None) -> GcReport:
         """Delete what no name, reflog or lineage reaches, after a grace period."""

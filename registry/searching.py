@@ -20,8 +20,8 @@ from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import AdaptrixError, UsageError
 from adaptrix.schema.record import AdapterRecord
 from adaptrix.store.entries import Listing
-from adaptrix.store.finder import SearchQuery, Span
 from adaptrix.store.home import Home
+from adaptrix.store.query import SearchQuery, Span
 
 CANDIDATES = 50
 """For so many of the likest by energies, the exact cosine is computed."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from sqlmodel import Session
 
 from adaptrix.schema.digest import Digest
 from adaptrix.store.entries import Listing, ReferenceRow
+from adaptrix.store.query import SearchQuery, Span
 from adaptrix.store.rows import entry_of
 
 CREATE_SEARCH = """CREATE VIRTUAL TABLE IF NOT EXISTS search USING fts5(
@@ -34,45 +34,6 @@ _FROM = """SELECT r.name AS reference_name, r.tag AS reference_tag,
     LEFT JOIN versions v ON v.digest = r.digest"""
 _MOVED = "SELECT max(time) FROM reflog m WHERE m.name = r.name AND m.tag = r.tag"
 _PLAIN_WORD = re.compile(r"\w+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Whole numbers from ``low`` to ``high``, both included; None is open."""
-
-    low: int | None = None
-    high: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchQuery:
-    """What is looked for; every condition must hold.
-
-    Attributes:
-        words: Beginnings of words in the name or in what the version says of itself.
-        family, method, license, format: The value, in any case.
-        base, domain, capability: A part of the value, in any case.
-        module: Last part of an adapted module: ``q_proj``.
-        rank: Bounds of a rank that some module has.
-        size_bytes: Bounds of the files' size.
-        since, until: Bounds of the name's last move, as ISO dates.
-        limit: At most so many; 0 for all.
-    """
-
-    words: tuple[str, ...] = ()
-    family: str = ""
-    method: str = ""
-    license: str = ""
-    format: str = ""
-    base: str = ""
-    domain: str = ""
-    capability: str = ""
-    module: str = ""
-    rank: Span | None = None
-    size_bytes: Span | None = None
-    since: str = ""
-    until: str = ""
-    limit: int = 0
 
 
 def put_text(session: Session, name: str, tag: str) -> None:

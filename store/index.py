@@ -26,7 +26,8 @@ from adaptrix.store.entries import (
     StoredBlob,
     VersionEntry,
 )
-from adaptrix.store.finder import SearchQuery, clear_text, drop_text, find, put_text
+from adaptrix.store.finder import clear_text, drop_text, find, put_text
+from adaptrix.store.query import SearchQuery
 from adaptrix.store.rows import (
     blob_rows,
     edge_of,
@@ -168,6 +169,16 @@ class Index:
         with self.database.reading() as session:
             return _references(session)
 
+    def named(self, digest: Digest) -> tuple[ReferenceRow, ...]:
+        """Names that point to a version, sorted."""
+        query = (
+            select(ReferenceTable)
+            .where(col(ReferenceTable.digest) == str(digest))
+            .order_by(col(ReferenceTable.name), col(ReferenceTable.tag))
+        )
+        with self.database.reading() as session:
+            return tuple(reference_of(row) for row in session.exec(query))
+
     def reflog(self, name: str, tag: str) -> list[ReflogEntry]:
         """Moves of a name, newest first."""
         with self.database.reading() as session:
@@ -292,6 +303,11 @@ class IndexTransaction:
         """All names, sizes of their manifests, and the latest move."""
         session = self._session
         return _references(session), _manifest_sizes(session), _last_move(session)
+
+    def has_more_names_than(self, count: int) -> bool:
+        """Whether there are more than ``count`` names, without looking at the others."""
+        query = select(ReferenceTable.name).offset(count).limit(1)
+        return self._session.exec(query).first() is not None
 
     def last_record(self, name: str, tag: str) -> Digest | None:
         """Record of the latest move of a name, also of one that was removed."""

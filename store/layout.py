@@ -29,6 +29,15 @@ OMITTED = "dev.adaptrix.references-omitted"
 LAST_MOVE = "dev.adaptrix.last-move"
 MAX_LISTED_REFERENCES = 1000
 """Beyond this, rewriting the file would cost more than every move itself."""
+OMITTED_INDEX = canonical_json(
+    {
+        "schemaVersion": 2,
+        "mediaType": INDEX_MEDIA_TYPE,
+        "manifests": [],
+        "annotations": {OMITTED: f"more than {MAX_LISTED_REFERENCES}; ask adaptrix ls"},
+    }
+)
+"""The file of a home that has too many names to list."""
 _HEAD_BYTES = 512  # sorted keys: the annotations come first
 _LAST_MOVE = re.compile(rb'"dev\.adaptrix\.last-move":"([^"]+)"')
 _MARKER_BYTES = canonical_json({"imageLayoutVersion": "1.0.0"})
@@ -58,10 +67,9 @@ def index_bytes(
         sizes: Size in bytes of each manifest; names without one are left out.
         last_move: Record of the latest move of any name: tells how old the file is.
     """
-    document: dict[str, Json] = {"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPE}
     if len(references) > MAX_LISTED_REFERENCES:
-        reason = f"more than {MAX_LISTED_REFERENCES}; ask adaptrix ls"
-        return canonical_json({**document, "manifests": [], "annotations": {OMITTED: reason}})
+        return OMITTED_INDEX
+    document: dict[str, Json] = {"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPE}
     if last_move is not None:
         document["annotations"] = {LAST_MOVE: str(last_move)}
     document["manifests"] = [

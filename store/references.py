@@ -29,7 +29,13 @@ from adaptrix.schema.errors import (
 from adaptrix.schema.reference import Reference
 from adaptrix.store.disk import DiskStore
 from adaptrix.store.entries import ReferenceRow, ReflogEntry
-from adaptrix.store.layout import index_bytes, is_current, write_index
+from adaptrix.store.layout import (
+    MAX_LISTED_REFERENCES,
+    OMITTED_INDEX,
+    index_bytes,
+    is_current,
+    write_index,
+)
 from adaptrix.store.verifier import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -184,7 +190,10 @@ class References:
         Raises:
             AdaptrixError: it cannot be written.
         """
-        write_index(self._root, index_bytes(*transaction.listing()))
+        content = OMITTED_INDEX
+        if not transaction.has_more_names_than(MAX_LISTED_REFERENCES):
+            content = index_bytes(*transaction.listing())
+        write_index(self._root, content)
 
     def settle(self) -> None:
         """Write ``index.json`` anew when a crash left it ahead of the names, or behind.

@@ -185,3 +185,26 @@ def test_a_disk_that_is_full_or_fails(server, verb, stocked, tmp_path, error, ca
         failed += status != 0
         check(home, verb, states, (name, number), server, tmp_path)
     assert failed > 0
+
+
+def test_bytes_are_on_disk_before_a_name_points_to_them(server, stocked, tmp_path):
+    """Temporary file synced → renamed → folder synced → index committed, for every blob."""
+    home, log = fresh(stocked, tmp_path), tmp_path / "order"
+    traced = "trace=fsync,fdatasync,rename,pwrite64"
+    assert server.run("compose", home, "-y", "-e", traced, "-o", str(log)) == 0
+    calls = [line.partition(" ")[2].strip() for line in log.read_text().splitlines()]
+    into = re.compile(r'rename\("([^"]+/tmp/[^"]+)", "[^"]+/blobs/sha256/([0-9a-f]{64})"\)')
+    renames = [(at, match) for at, call in enumerate(calls) if (match := into.search(call))]
+    assert len(renames) >= 4  # weights, configuration, manifest, record
+    commits = [
+        at for at, call in enumerate(calls)
+        if "adaptrix.sqlite3-wal" in call and call.startswith(("fsync", "fdatasync"))
+    ]  # fmt: skip
+    for at, match in renames:
+        synced = [n for n in range(at) if "fsync(" in calls[n] and match[1] in calls[n]]
+        assert synced, f"{match[2]} was renamed before it was synced"
+        folder = next(
+            n for n in range(at, len(calls)) if "fsync(" in calls[n] and "blobs/sha256>" in calls[n]
+        )
+        assert any(commit > folder for commit in commits), match[2]
+        assert not [c for c in commits if at < c < folder], "committed before the folder was synced"

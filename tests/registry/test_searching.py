@@ -10,7 +10,7 @@ from adaptrix.registry.registry import Registry
 from adaptrix.registry.searching import parse_query
 from adaptrix.samples.deltas import sample_deltas
 from adaptrix.schema.errors import UsageError
-from adaptrix.store.finder import SearchQuery, Span
+from adaptrix.store.query import SearchQuery, Span
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples" / "adapters"
 NAMES = ("math", "instruct", "news", "code", "qa")
