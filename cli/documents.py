@@ -11,6 +11,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from adaptrix.registry.diffing import DiffReport
+from adaptrix.registry.doctor import DoctorReport
 from adaptrix.registry.pushing import PushReport
 from adaptrix.registry.remote_pulling import PullAllReport
 from adaptrix.registry.remotes import RemoteRow
@@ -237,6 +238,7 @@ def documents() -> dict[str, Any]:
         "convert": ConvertReport,
         "demo": DemoDocument,
         "diff": DiffReport,
+        "doctor": DoctorReport,
         "du": Usage,
         "error": ErrorDocument,
         "export": ConvertReport,

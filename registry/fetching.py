@@ -128,6 +128,54 @@ def read_artifact(remote: VersionRemote, name: str, digest: Digest) -> Artifact:
     return Artifact(digest=digest, data=data, document=document, ours=ours)
 
 
+class BlobFetch:
+    """Blobs of one name at one remote, each verified on the stream.
+
+    Attributes:
+        bytes: How many have travelled.
+    """
+
+    def __init__(
+        self, home: Home, remote: VersionRemote, name: str, progress: Progress | None = None
+    ) -> None:
+        self._home, self._remote, self._name = home, remote, name
+        self._progress = progress
+        self.bytes = 0
+
+    def bring(self, blob: Descriptor) -> None:
+        """See to it that a blob is here; one that is, does not travel.
+
+        Raises:
+            IntegrityError: the bytes are not the announced ones.
+            AdaptrixError: they cannot be had; what came stays for the next attempt.
+        """
+        if self._home.blobs.freshen(blob.digest, blob.size_bytes):
+            return
+
+        @contextmanager
+        def sink() -> Iterator[Sink]:
+            with self._home.blobs.writer(
+                expected_digest=blob.digest,
+                expected_size=blob.size_bytes,
+                partial=blob.digest.hex,
+                media_type=blob.media_type,
+            ) as writer:
+                yield writer
+
+        path = blob.annotations.get(media_types.FILEPATH, "config")
+        file = RemoteFile(path=path, size_bytes=blob.size_bytes, sha256=blob.digest)
+        where = f"{self._remote.label}/{self._name}"
+        snapshot = Snapshot(repository=where, commit=blob.digest.hex, files=(file,))
+        self.bytes += fetch_file(
+            VersionFiles(self._remote, self._name, snapshot),
+            snapshot,
+            file,
+            sink,
+            settings=HubSettings.from_environment(),
+            progress=self._progress,
+        )
+
+
 class VersionFetch:
     """Versions of one name at one remote, on their way into a store."""
 
@@ -135,8 +183,8 @@ class VersionFetch:
         self, home: Home, remote: VersionRemote, name: str, progress: Progress | None = None
     ) -> None:
         self._home, self._remote, self._name = home, remote, name
-        self._progress = progress
         self._where = f"{remote.label}/{name}"
+        self._blobs = BlobFetch(home, remote, name, progress)
         self.fetched = Fetched()
 
     def run(self, tip: Artifact) -> Fetched:
@@ -163,6 +211,7 @@ class VersionFetch:
                     waiting += self._ancestor(parent.digest)
         for artifact, config in reversed(order):
             self._add(artifact, config)
+        self.fetched.bytes += self._blobs.bytes
         return self.fetched
 
     def _known(self, digest: Digest) -> bool:
@@ -182,7 +231,7 @@ class VersionFetch:
     def _add(self, artifact: Artifact, config: bytes) -> None:
         manifest = Manifest.parse(artifact.data, config)
         for layer in manifest.layers:
-            self._blob(layer)
+            self._blobs.bring(layer)
         where = f"{self._where}@{artifact.digest.short}"
         report = verify_manifest(self._home, manifest, artifact.digest, where, ReadOptions())
         if report.verdict is Verdict.FAIL:
@@ -199,35 +248,8 @@ class VersionFetch:
 
     def _config(self, artifact: Artifact) -> bytes:
         blob = config_descriptor(artifact, self._where)
-        self._blob(blob)
+        self._blobs.bring(blob)
         return self._home.blobs.read(blob.digest)
-
-    def _blob(self, blob: Descriptor) -> None:
-        """See to it that a blob is here; one that is, does not travel."""
-        if self._home.blobs.freshen(blob.digest, blob.size_bytes):
-            return
-
-        @contextmanager
-        def sink() -> Iterator[Sink]:
-            with self._home.blobs.writer(
-                expected_digest=blob.digest,
-                expected_size=blob.size_bytes,
-                partial=blob.digest.hex,
-                media_type=blob.media_type,
-            ) as writer:
-                yield writer
-
-        path = blob.annotations.get(media_types.FILEPATH, "config")
-        file = RemoteFile(path=path, size_bytes=blob.size_bytes, sha256=blob.digest)
-        snapshot = Snapshot(repository=self._where, commit=blob.digest.hex, files=(file,))
-        self.fetched.bytes += fetch_file(
-            VersionFiles(self._remote, self._name, snapshot),
-            snapshot,
-            file,
-            sink,
-            settings=HubSettings.from_environment(),
-            progress=self._progress,
-        )
 
 
 def config_descriptor(artifact: Artifact, where: str) -> Descriptor:

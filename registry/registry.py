@@ -32,6 +32,7 @@ from adaptrix.store.home import Home
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
     from adaptrix.registry.diffing import DiffReport
+    from adaptrix.registry.doctor import DoctorReport
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
@@ -287,9 +288,32 @@ class Registry(Sharing):
         """What takes how much room."""
         return self.home.du()
 
-    def fsck(self, *, quick: bool = False, repair: bool = False) -> FsckReport:
-        """Hash everything again and check that it hangs together."""
-        return self.home.fsck(quick=quick, repair=repair)
+    def fsck(
+        self,
+        *,
+        quick: bool = False,
+        sample: float = 1.0,
+        full: bool = False,
+        repair: bool = False,
+    ) -> FsckReport:
+        """Hash everything again and check that it hangs together.
+
+        Args:
+            quick: Names, sizes and structure only.
+            sample: Share of the blobs that are hashed.
+            full: Compute every claim of every manifest again, too.
+            repair: Move damaged blobs aside, fetch what is missing from the remotes, and
+                write derived files anew.
+        """
+        from adaptrix.registry.checking import fsck  # noqa: PLC0415
+
+        return fsck(self.home, self.settings, quick=quick, sample=sample, full=full, repair=repair)
+
+    def doctor(self) -> DoctorReport:
+        """Check the surroundings: disk, packages, settings, remotes."""
+        from adaptrix.registry.doctor import doctor  # noqa: PLC0415
+
+        return doctor(self.home, self.settings)
 
     def reindex(self) -> ReindexReport:
         """Make the index again from the blobs alone."""

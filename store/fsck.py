@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ class FsckReport:
         references: Names that were looked at.
         problems: What does not hold.
         quarantined: Damaged blobs that were moved aside.
+        repaired: Blobs that were fetched again from a remote.
+        claims: Claims of manifests that were computed again.
     """
 
     verdict: Verdict
@@ -48,16 +51,24 @@ class FsckReport:
     references: int
     problems: tuple[Problem, ...]
     quarantined: tuple[Digest, ...] = ()
+    repaired: tuple[Digest, ...] = ()
+    claims: int = 0
 
 
 def check(
-    home: Home, *, quick: bool = False, repair: bool = False, progress: Progress | None = None
+    home: Home,
+    *,
+    quick: bool = False,
+    sample: float = 1.0,
+    repair: bool = False,
+    progress: Progress | None = None,
 ) -> FsckReport:
     """Check a home.
 
     Args:
         home: The home.
         quick: Names, sizes and structure only; bytes are not hashed.
+        sample: Share of the blobs that are hashed, chosen anew each time.
         repair: Move damaged blobs to ``quarantine/`` and write derived files anew.
         progress: Called with the number of bytes after each block hashed.
 
@@ -68,7 +79,7 @@ def check(
     if repair and home.read_only:
         raise StoreReadOnly(where=str(home.path))
     with nullcontext() if home.read_only else home.lease():
-        sizes, problems, damaged, hashed = _blobs(home.blobs, quick, progress)
+        sizes, problems, damaged, hashed = _blobs(home.blobs, 0.0 if quick else sample, progress)
         quarantined = [_quarantine(home, digest) for digest in damaged] if repair else []
         for digest in quarantined:
             sizes.pop(digest, None)
@@ -89,7 +100,7 @@ def check(
 
 
 def _blobs(
-    blobs: DiskStore, quick: bool, progress: Progress | None
+    blobs: DiskStore, sample: float, progress: Progress | None
 ) -> tuple[dict[Digest, int], list[Problem], list[Digest], int]:
     sizes: dict[Digest, int] = {}
     problems: list[Problem] = []
@@ -109,7 +120,7 @@ def _blobs(
         if digest not in known:
             continue
         sizes[digest] = size_bytes
-        if quick:
+        if sample < 1 and random.random() >= sample:  # noqa: S311 - no secret
             continue
         actual = _hash(blobs, digest, progress)
         hashed += size_bytes

@@ -8,6 +8,7 @@ from adaptrix.cli.commands.compose import compose
 from adaptrix.cli.commands.convert import convert
 from adaptrix.cli.commands.demo import demo
 from adaptrix.cli.commands.diff import diff
+from adaptrix.cli.commands.doctor import doctor
 from adaptrix.cli.commands.du import du
 from adaptrix.cli.commands.export import export
 from adaptrix.cli.commands.fsck import fsck
@@ -34,7 +35,7 @@ from adaptrix.cli.commands.verify import verify
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     demo, init, pull, inspect, convert, export, compose, run, ls, search, similar, show, log, diff, reflog, restore, tag, rm, gc, du,
-    verify, fsck, reindex, remote, login, push,
+    verify, fsck, doctor, reindex, remote, login, push,
 )  # fmt: skip
 LATER: tuple[Callable[..., None], ...] = (serve,)
 """Commands that say that they are not there yet."""
