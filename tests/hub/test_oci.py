@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from adaptrix.hub.credentials import Credential
-from adaptrix.hub.faults import ContentMismatch
+from adaptrix.hub.faults import ContentMismatch, Restart
 from adaptrix.hub.oci_auth import Challenge
 from adaptrix.hub.remote import RemoteFile, Snapshot
 from adaptrix.hub.transfer import fetch_file
@@ -164,6 +164,14 @@ def test_bad_bytes_never_enter_the_store(registry_server, tmp_path, kind):
     then = [Fault(kind, at=99)] if kind in {"wrong_range", "whole"} else []
     registry_server.fail("GET", "/blobs/", first, *then)
     fetch(registry, tmp_path)
+
+
+def test_another_part_than_was_asked_for_is_refused(registry_server):
+    """Ranged reads of headers have no digest to be caught by."""
+    registry, _ = stocked(registry_server)
+    registry_server.fail("GET", "/blobs/", Fault("wrong_range"))
+    with pytest.raises(Restart):
+        list(registry.stream("math", BLOB.digest, len(BODY), start=10, stop=20))
 
 
 def test_bytes_that_stay_wrong_are_refused(registry_server, tmp_path):

@@ -378,6 +378,19 @@ def test_a_folder_takes_no_wrong_bytes(tmp_path):
     assert [p.name for p in (tmp_path / "share").iterdir() if p.name.startswith(".adaptrix-")] == []
 
 
+def test_a_folder_compares_before_it_moves_a_tag(tmp_path):
+    folder = LayoutFolder(tmp_path / "share")
+    one, other = (makers.manifest_of(annotations={"n": n}) for n in "12")
+    first = folder.push_manifest("m", one, tag="v1", expected=None)
+    with pytest.raises(TagMoved) as caught:
+        folder.push_manifest("m", other, tag="v1", expected=None)
+    assert caught.value.got == first == folder.resolve("m", "v1")
+    second = folder.push_manifest("m", other, tag="v1", expected=first)
+    assert folder.resolve("m", "v1") == second
+    assert folder.push_manifest("m", one, tag="v1", expected=None, force=True) == first
+    assert folder.tags("m") == ("v1",)
+
+
 def test_a_folder_is_swept_and_never_taken_over(tmp_path):
     share = tmp_path / "share"
     share.mkdir()
