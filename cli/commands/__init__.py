@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from adaptrix.cli.commands.compose import compose
+from adaptrix.cli.commands.compose import compose, rebase
 from adaptrix.cli.commands.convert import convert
 from adaptrix.cli.commands.demo import demo
 from adaptrix.cli.commands.du import du
@@ -26,7 +26,7 @@ from adaptrix.cli.commands.tag import tag
 from adaptrix.cli.commands.verify import verify
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    demo, init, pull, inspect, convert, export, compose, run, ls, search, show, log, tag, rm, gc, du,
+    demo, init, pull, inspect, convert, export, compose, rebase, run, ls, search, show, log, tag, rm, gc, du,
     verify, fsck, reindex,
 )  # fmt: skip
 LATER: tuple[Callable[..., None], ...] = (diff, remote, login, push, serve)
