@@ -24,6 +24,9 @@ test-engines: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,engines]"
 	$(BIN)/python -m pytest -q tests/engines
 
+soak: setup
+	ADAPTRIX_SOAK=1 $(BIN)/python -m pytest -q tests/e2e/test_crash.py tests/e2e/test_soak.py
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

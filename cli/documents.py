@@ -10,6 +10,11 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from adaptrix.registry.diffing import DiffReport
+from adaptrix.registry.doctor import DoctorReport
+from adaptrix.registry.pushing import PushReport
+from adaptrix.registry.remote_pulling import PullAllReport
+from adaptrix.registry.remotes import RemoteRow
 from adaptrix.registry.reports import (
     ComposeReport,
     ConvertReport,
@@ -17,6 +22,7 @@ from adaptrix.registry.reports import (
     MoveRow,
     PullReport,
     Row,
+    SimilarRow,
     VerifyReport,
 )
 from adaptrix.schema.digest import Digest
@@ -70,6 +76,18 @@ class LogDocument(TypedDict):
     rows: list[LogRow] | list[MoveRow]
 
 
+class ReflogDocument(TypedDict):
+    """``reflog``."""
+
+    rows: list[MoveRow]
+
+
+class SimilarDocument(TypedDict):
+    """``similar``."""
+
+    rows: list[SimilarRow]
+
+
 class FileDescriptor(TypedDict):
     """An OCI descriptor."""
 
@@ -87,6 +105,20 @@ class ShowDocument(TypedDict):
     record: AdapterRecord
     files: list[FileDescriptor]
     card: str
+
+
+class RemotesDocument(TypedDict):
+    """``remote``: all remotes after the command."""
+
+    rows: list[RemoteRow]
+
+
+class LoginDocument(TypedDict):
+    """``login``."""
+
+    remote: str
+    url: str
+    username: str
 
 
 class TagDocument(TypedDict):
@@ -231,6 +263,8 @@ def documents() -> dict[str, Any]:
         "rebase": ComposeReport,
         "convert": ConvertReport,
         "demo": DemoDocument,
+        "diff": DiffReport,
+        "doctor": DoctorReport,
         "du": Usage,
         "error": ErrorDocument,
         "export": ConvertReport,
@@ -239,15 +273,22 @@ def documents() -> dict[str, Any]:
         "init": InitDocument,
         "inspect": Inspection,
         "log": LogDocument,
+        "login": LoginDocument,
         "ls": RowsDocument,
         "pull": PullReport,
+        "pull-all": PullAllReport,
+        "push": PushReport,
+        "reflog": ReflogDocument,
         "reindex": ReindexReport,
+        "remote": RemotesDocument,
+        "restore": MoveRow,
         "rm": RmDocument,
         "run": RunDocument,
         "run-compare": CompareDocument,
         "run-dry-run": PlanDocument,
         "search": RowsDocument,
         "show": ShowDocument,
+        "similar": SimilarDocument,
         "tag": TagDocument,
         "verify": VerifyReport,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import (
     AccessDenied,
@@ -107,3 +109,9 @@ def _missing(code: str, where: str, *, token: bool) -> AdaptrixError:
 def announced(sha256: Digest | None, git_oid: str | None) -> str:
     """The announced digest, for messages."""
     return str(sha256) if sha256 is not None else f"git:{git_oid}"
+
+
+def git_blob_id(data: bytes) -> str:
+    """What git calls a file with this content."""
+    head = f"blob {len(data)}\0".encode()
+    return hashlib.sha1(head + data, usedforsecurity=False).hexdigest()

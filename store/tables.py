@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """``PRAGMA user_version``: an index of another version is rebuilt from the blobs."""
 
 
@@ -26,6 +26,7 @@ class VersionTable(SQLModel, table=True):
     base: str = Field(index=True)
     base_revision: str
     ranks: str
+    targets: str
     modules: int
     parameters: int
     size_bytes: int
@@ -88,8 +89,17 @@ class ReflogTable(SQLModel, table=True):
     old: str | None
     new: str | None
     reason: str
-    time: str
+    time: str = Field(index=True)
     record: str
 
 
-TABLES = (VersionTable, BlobTable, ParentTable, ReferenceTable, ReflogTable)
+class SignatureTable(SQLModel, table=True):
+    """Energies of a version's modules: computed when first asked for, kept for the next time."""
+
+    __tablename__: ClassVar[str] = "signatures"
+
+    digest: str = Field(primary_key=True)
+    energies: str
+
+
+TABLES = (VersionTable, BlobTable, ParentTable, ReferenceTable, ReflogTable, SignatureTable)

@@ -32,7 +32,10 @@ def load_helper(name: str, path: Path):
     return sys.modules[name]
 
 
+load_helper("loopback_hub_writes", Path(__file__).parent / "loopback" / "hub_writes.py")
 loopback = load_helper("loopback_hub", Path(__file__).parent / "loopback" / "hub.py")
+registries = load_helper("loopback_registry", Path(__file__).parent / "loopback" / "registry.py")
+load_helper("oci_makers", Path(__file__).parent / "loopback" / "oci_makers.py")
 
 
 @pytest.fixture
@@ -44,6 +47,13 @@ def hub(monkeypatch):
         monkeypatch.setenv("ADAPTRIX_HUB_BACKOFF", "0.01")
         monkeypatch.setenv("ADAPTRIX_HUB_ATTEMPTS", "4")
         monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+        yield server
+
+
+@pytest.fixture
+def registry_server():
+    """An OCI registry in memory."""
+    with registries.LoopbackRegistry() as server:
         yield server
 
 
