@@ -34,6 +34,30 @@ from adaptrix.store.rebuild import ReindexReport
 from adaptrix.store.usage import Usage
 
 
+class MethodParameter(TypedDict):
+    """A parameter of a merge method; its default is null when it is not used."""
+
+    name: str
+    summary: str
+    default: float | None
+
+
+class MethodRow(TypedDict):
+    """A merge method."""
+
+    name: str
+    summary: str
+    reference: str
+    spaces: list[str]
+    parameters: list[MethodParameter]
+
+
+class MethodsDocument(TypedDict):
+    """``compose --methods``."""
+
+    rows: list[MethodRow]
+
+
 class InitDocument(TypedDict):
     """``init``."""
 
@@ -235,6 +259,8 @@ def documents() -> dict[str, Any]:
     """Type of the document by the name of its schema's file."""
     return {
         "compose": ComposeReport,
+        "compose-methods": MethodsDocument,
+        "rebase": ComposeReport,
         "convert": ConvertReport,
         "demo": DemoDocument,
         "diff": DiffReport,

@@ -22,7 +22,9 @@ __all__ = ["TensorFile", "open_container"]
 
 _HEAD_BYTES = 512
 _LOOK_BYTES = 1 << 16
-_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz"}
+_WEIGHT_SUFFIXES = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".lora",
+}  # fmt: skip
 _PICKLE_PROTOCOLS = {bytes([protocol]) for protocol in range(2, 6)}
 _OLD_GGML = {b"ggla", b"algg", b"ggml", b"lmgg", b"ggmf", b"fmgg", b"ggjt", b"tjgg"}
 

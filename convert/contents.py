@@ -11,10 +11,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from adaptrix.convert.container import open_container
+from adaptrix.convert.sidecars import read_settings
 from adaptrix.convert.source import AdapterFiles, ByteSource
 from adaptrix.convert.tensor_file import TensorFile
 from adaptrix.schema.canonical import Json
@@ -27,16 +28,20 @@ _MAX_JSON_DEPTH = 64
 _PREFERRED = (
     "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt",
     "adapters.safetensors", "adapters.npz", "adapter.safetensors", "pytorch_adapter.bin",
-    "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin",
+    "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "lit_model.pth.lora",
 )  # fmt: skip
 """Names that tools look for, the first one wins; the others in the folder are left aside."""
-_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz"}
+_WEIGHT_SUFFIXES = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".lora",
+}  # fmt: skip
 _FOREIGN_SUFFIXES = {".h5", ".onnx_adapter", ".distcp", ".nemo", ".npy"}
 _TRAINING_STATE = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state[_0-9]*)\.(bin|pt|pth)"
 )
 _CHECKPOINT = re.compile(r"(checkpoint-?\d+|global_step\d+|runs|logs)", re.IGNORECASE)
 _NUMBERED = re.compile(r"\d{5,}_adapters\.(safetensors|npz)")
+_INDEX_SUFFIX = (".safetensors.index.json", ".bin.index.json")
+MAX_SHARDS = 1024
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.\w+")
 
 
@@ -49,18 +54,24 @@ class Contents:
         tensor_files: Opened weight files.
         tensors: All their tensors; with several files, names are ``file:name``.
         config: Parsed ``adapter_config.json``, or None.
+        settings: Scalars of YAML files beside the weights, as ``file:dotted.name``.
         foreign: Weight files of tools whose containers are not read here.
         ignored_files: Weight files that were left aside.
         alternatives: Folders that each hold an adapter, when there is no telling which.
+        missing_shards: Files that belong to the same state and are not there.
+        indexed: Whether an index says that the files are one state.
     """
 
     location: str
     tensor_files: tuple[TensorFile, ...]
     tensors: Mapping[str, LazyTensor]
     config: Mapping[str, Json] | None = None
+    settings: Mapping[str, Json] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
     ignored_files: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
+    missing_shards: tuple[str, ...] = ()
+    indexed: bool = False
 
     @property
     def metadata(self) -> Mapping[str, Json]:
@@ -75,7 +86,8 @@ class Contents:
     @property
     def is_one_state(self) -> bool:
         """Whether the files are one state dict: a single file or a complete set of shards."""
-        return len(self.tensor_files) <= 1 or _is_complete([f.name for f in self.tensor_files])
+        names = [file.name for file in self.tensor_files]
+        return self.indexed or len(names) <= 1 or not _missing(names)
 
 
 def gather(files: AdapterFiles) -> Contents:
@@ -97,6 +109,13 @@ def gather(files: AdapterFiles) -> Contents:
     inside = [name for name in names if str(PurePosixPath(name).parent) == folder]
     config = next((n for n in inside if PurePosixPath(n).name == CONFIG_NAME), None)
     chosen, ignored = _choose(inside)
+    index = next((n for n in inside if n.endswith(_INDEX_SUFFIX)), None)
+    shards = _indexed(files.files[index], inside) if index else ()
+    if shards and not any(PurePosixPath(n).name in _PREFERRED for n in chosen):
+        ignored = [*ignored, *(n for n in chosen if n not in shards)]
+        chosen = [name for name in shards if name in files.files]
+    else:
+        shards = ()
     opened = [open_container(files.files[name]) for name in chosen]
     found = [file for file in opened if file is not None]
     if not found and not chosen:
@@ -105,9 +124,19 @@ def gather(files: AdapterFiles) -> Contents:
         files,
         found,
         files.files[config] if config else None,
+        settings=read_settings(files.files[name] for name in inside),
         foreign=tuple(n for n in inside if PurePosixPath(n).suffix in _FOREIGN_SUFFIXES),
         ignored=tuple(ignored),
+        shards=shards,
     )
+
+
+def _indexed(index: ByteSource, inside: list[str]) -> tuple[str, ...]:
+    """Files that ``weight_map`` names, as names of this source."""
+    mapped = read_json(index).get("weight_map")
+    named = {str(v) for v in mapped.values()} if isinstance(mapped, dict) else set()
+    places = {PurePosixPath(name).name: name for name in inside}
+    return tuple(sorted(places.get(name, name) for name in named))
 
 
 def read_json(source: ByteSource) -> dict[str, Json]:
@@ -169,14 +198,17 @@ def _contents(
     found: list[TensorFile],
     config: ByteSource | None,
     *,
+    settings: Mapping[str, Json] | None = None,
     foreign: tuple[str, ...] = (),
     ignored: tuple[str, ...] = (),
+    shards: tuple[str, ...] = (),
 ) -> Contents:
     tensors: dict[str, LazyTensor] = {}
-    shards = len(found) > 1 and _is_complete([file.name for file in found])
+    names = [file.name for file in found]
+    one_state = bool(shards) or not _missing(names)
     for file in found:
         for name, tensor in file.tensors.items():
-            qualified = name if len(found) == 1 or shards else f"{file.name}:{name}"
+            qualified = name if len(found) == 1 or one_state else f"{file.name}:{name}"
             if qualified in tensors:
                 raise FormatError(
                     "two shards hold this tensor",
@@ -189,8 +221,11 @@ def _contents(
         tensor_files=tuple(found),
         tensors=tensors,
         config=read_json(config) if config else None,
+        settings=settings or {},
         foreign=foreign,
         ignored_files=ignored,
+        missing_shards=tuple(n for n in shards if n not in names) or _missing_alone(names),
+        indexed=bool(shards),
     )
 
 
@@ -243,15 +278,25 @@ def _by_content(files: AdapterFiles, names: list[str]) -> list[TensorFile]:
     return found
 
 
-def _is_complete(names: list[str]) -> bool:
+def _missing(names: list[str]) -> tuple[str, ...]:
+    """What ``x-00001-of-00003`` lacks to be whole; the names themselves when they are no set."""
     parts = [_SHARD.fullmatch(PurePosixPath(name).name) for name in names]
-    if not all(parts):
-        return False
     known = [part for part in parts if part]
-    same = {(part["stem"], part["count"]) for part in known}
-    return len(same) == 1 and {int(p["index"]) for p in known} == set(
-        range(1, int(known[0]["count"]) + 1)
-    )
+    if not known or len(known) != len(parts):
+        return tuple(names)
+    if len({(part["stem"], part["count"]) for part in known}) != 1:
+        return tuple(names)
+    there = {int(part["index"]) for part in known}
+    count = int(known[0]["count"])
+    wanted = range(1, min(count, MAX_SHARDS) + 1)
+    stem = known[0]["stem"]
+    return tuple(f"{stem}-{i:05d}-of-{count:05d}" for i in wanted if i not in there)
+
+
+def _missing_alone(names: list[str]) -> tuple[str, ...]:
+    """Shards that are missing, when all that is there are shards of one state."""
+    missing = _missing(names)
+    return missing if missing != tuple(names) else ()
 
 
 def _invalid(message: str, where: str) -> FormatError:

@@ -124,12 +124,14 @@ class Format:
         recognise: Tells from content alone; None when it is something else.
         read: Takes the content apart; never raises for content it recognised.
         write: Writes a canonical adapter; None for what can only be read or recognised.
+        several_files: Whether one adapter may be several files that are no shards.
     """
 
     name: str
     recognise: Callable[[Contents], Recognition | None]
     read: Callable[[Contents, ReadOptions], Draft]
     write: Callable[[Adapter], Written] | None = None
+    several_files: bool = False
 
 
 def refuse(

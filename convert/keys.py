@@ -2,8 +2,8 @@
 
 Grammar and wrappers as PEFT's ``get_peft_model_state_dict`` and the training frameworks
 write them: DDP's ``module.``, ``torch.compile``'s ``_orig_mod.`` (also mid-path), FSDP's
-``_fsdp_wrapped_module.``, doubled ``base_model.model.``, and in-memory adapter names
-(``lora_A.default.weight``).
+``_fsdp_wrapped_module.``, the dicts that trainers save (``state_dict.``, ``app.model.``),
+doubled ``base_model.model.``, and in-memory adapter names (``lora_A.default.weight``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from functools import lru_cache
 _WRAPPERS = re.compile(
     r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)(?:\.|$)"
 )
+_CONTAINERS = re.compile(
+    r"(?:(?:state_dict|module|model|app|llm|pretrained_model)\.)+(?=base_model\.)"
+)
+"""Keys of the dicts and wrappers in which trainers keep a PEFT model."""
 _FACTOR = re.compile(
     r"(?:(?P<path>.*)\.)?(?P<leaf>lora_A|lora_B|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector)(?:\.(?P<rest>[^.]+(?:\.(?:weight|bias))?))?"
@@ -47,8 +51,10 @@ class Key:
 def strip_wrappers(key: str) -> str:
     """``key`` without wrapper prefixes; a second call changes nothing."""
     key = _WRAPPERS.sub("", key)
+    if match := _CONTAINERS.match(key):
+        key = key[match.end() :]
     while True:
-        for prefix in ("module.", "base_model.model.", "base_model."):
+        for prefix in ("module.", "state_dict.", "base_model.model.", "base_model."):
             if key.startswith(prefix):
                 key = key[len(prefix) :]
                 break

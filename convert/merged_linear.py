@@ -9,11 +9,9 @@ is the same update: the blocks on the diagonal, zeros elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
-
-from adaptrix.convert.arrays import bits, content
+from adaptrix.convert.arrays import reshape
+from adaptrix.convert.merged_rows import block_diagonal
 from adaptrix.schema.tensor import LazyTensor
 
 
@@ -29,14 +27,5 @@ def expand(a: LazyTensor, b: LazyTensor, enabled: Sequence[bool]) -> LazyTensor 
     rows, rank = b.shape[0] // 2, b.shape[1]
     if b.shape[0] % 2 or a.shape[0] != 2 * rank:
         return None
-    shape = (rows * len(enabled), 2 * rank)
-
-    def load() -> memoryview:
-        stored = bits(b)[:, :, 0]  # (2·rows, r)
-        wide = np.zeros(shape, dtype=stored.dtype)
-        for group, block in enumerate(blocks):
-            part = stored[group * rows : (group + 1) * rows]
-            wide[block * rows : (block + 1) * rows, group * rank : (group + 1) * rank] = part
-        return content(wide)
-
-    return replace(b, shape=shape, load=load)
+    flat = reshape(b, (2 * rows, rank))
+    return block_diagonal(flat, blocks, len(enabled))

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import UsageError
 
-SOURCE_LAYOUTS = ("phi-l1", "phi-l2", "phi-l3", "phi-l4", "phi-l5")
+PHI_LAYOUTS = ("phi-l1", "phi-l2", "phi-l3", "phi-l4", "phi-l5")
+MERGED_LAYOUTS = ("merged-q", "merged-k", "merged-v", "merged-qk", "merged-qv", "merged-kv")
+"""Which blocks of a merged q, k, v layer have factors, where neither file nor shape tells."""
+SOURCE_LAYOUTS = (*PHI_LAYOUTS, *MERGED_LAYOUTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,17 @@ class ReadOptions:
     base_config: Mapping[str, Json] | None = None
     base_name: str | None = None
     check_values: bool = True
+
+    @property
+    def phi_layout(self) -> str | None:
+        """:attr:`source_layout` when it is one of Phi's."""
+        return self.source_layout if self.source_layout in PHI_LAYOUTS else None
+
+    @property
+    def merged_parts(self) -> tuple[str, ...]:
+        """Parts that :attr:`source_layout` names for merged layers, in file order."""
+        merged = self.source_layout in MERGED_LAYOUTS
+        return tuple((self.source_layout or "").removeprefix("merged-")) if merged else ()
 
     def __post_init__(self) -> None:
         if self.source_layout is not None and self.source_layout not in SOURCE_LAYOUTS:

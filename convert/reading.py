@@ -34,7 +34,9 @@ from adaptrix.convert.layouts.naming import Named, canonical_names
 from adaptrix.convert.modules import adapted_modules
 from adaptrix.convert.options import SOURCE_LAYOUTS, ReadOptions
 from adaptrix.convert.source import AdapterFiles
+from adaptrix.convert.writers.heads import HEADS, KV_HEADS
 from adaptrix.schema.adapter import Adapter
+from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import (
     AdaptrixError,
     FormatError,
@@ -123,7 +125,12 @@ def _choose(contents: Contents) -> tuple[Format, Recognition] | None:
 def _read(form: Format, contents: Contents, options: ReadOptions) -> Draft:
     if not contents.tensor_files:
         return _without_weights(form, contents)
-    if form.write is not None and not contents.is_one_state:
+    if contents.missing_shards:
+        names = ", ".join(contents.missing_shards[:4])
+        message = f"{len(contents.missing_shards)} shards are missing: {names}"
+        problem = Problem.of("sharded_state", message, hint="Fetch all shards of the file.")
+        return refuse(contents, method="lora", problems=(problem,), reason="one of several shards")
+    if not form.several_files and not contents.is_one_state:
         names = ", ".join(file.name for file in contents.tensor_files[:8])
         problem = Problem.of("multiple_adapters", f"several weight files: {names}")
         return refuse(contents, method="lora", problems=(problem,), reason="several adapters")
@@ -175,7 +182,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
     detection = _settled(detect(_observations(draft), claims), draft, options)
     stopped = _stops(draft.problems)
     sound = not any(p.code in _BROKEN for p in draft.problems)
-    family = "phi" if options.source_layout and detection.family == UNKNOWN else detection.family
+    family = "phi" if options.phi_layout and detection.family == UNKNOWN else detection.family
     sizes = dimensions_of(options.base_config) if options.base_config else Dimensions()
     named = canonical_names(draft, family, sizes, options) if sound else _as_found(draft)
     fit = Fit(compatible=None)
@@ -199,7 +206,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             method=draft.method,
             task_type=named.task_type or "CAUSAL_LM",
             needs_base=draft.needs_base,
-            extra=named.extra,
+            extra=named.extra | _heads(sizes),
         )
     inspection = inspection_of(
         source=location,
@@ -212,6 +219,13 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
         adapter=adapter,
     )
     return Reading(inspection=inspection, adapter=adapter)
+
+
+def _heads(sizes: Dimensions) -> dict[str, Json]:
+    """Head counts of ``--base``: some formats order rows by head, and no adapter has them."""
+    if sizes.heads is None:
+        return {}
+    return {HEADS: sizes.heads, KV_HEADS: sizes.kv_heads or sizes.heads}
 
 
 _BROKEN = {"invalid_rank", "sharded_state", "shape_mismatch", "rank_mismatch"}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth", ".ckpt", ".lora")
 CARD = "README.md"
 MAX_SIDECAR_BYTES = 1 << 20
 
@@ -27,7 +27,7 @@ _ADAPTER_WEIGHTS = re.compile(r"adapter|lora|peft|qlora", re.IGNORECASE)
 _INTERMEDIATE = re.compile(r"^\d+_(adapters?\.(?:safetensors|npz))$", re.IGNORECASE)
 _SIDECARS = re.compile(
     r"^(adapter_config\.json|config\.json|lora_config\.json|hyperparameters\.ya?ml|head_config\.json"
-    r"|model_config\.ya?ml|.*\.safetensors\.index\.json)$",
+    r"|model_config\.ya?ml|torchtune_config\.ya?ml|.*\.safetensors\.index\.json)$",
     re.IGNORECASE,
 )
 

@@ -5,7 +5,7 @@ Registry().pull("any/lora-adapter", name="my_new_adapter", capabilities=["python
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
     from adaptrix.registry.diffing import DiffReport
     from adaptrix.registry.doctor import DoctorReport
+    from adaptrix.registry.recipe_files import Ingredient
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
@@ -168,32 +169,58 @@ class Registry(Sharing):
 
     def compose(
         self,
-        inputs: Sequence[tuple[str, float]],
+        inputs: Sequence[tuple[str, float] | Ingredient],
         *,
         output: str,
         method: str = "linear",
+        parameters: Mapping[str, float] | None = None,
+        seed: int = 0,
         description: str = "",
+        allow_license_conflict: bool = False,
         dry_run: bool = False,
     ) -> ComposeReport:
         """Make a new version from others, without the base model.
 
         Args:
-            inputs: Pairs of reference and weight.
+            inputs: Pairs of reference and weight, or ingredients with rules.
             output: ``NAME[:TAG]``.
-            method: Merge method.
+            method: ``NAME`` or ``NAME@SPACE`` of ``adaptrix compose --methods``.
+            parameters: Values of the method's parameters.
+            seed: Seed of methods that draw.
             description: Kept in the manifest.
+            allow_license_conflict: Carry conflicting licences as ``A AND B``.
             dry_run: Check and report, store nothing.
         """
-        from adaptrix.registry.composing import compose  # noqa: PLC0415 - imports torch
+        from adaptrix.registry.composing import ComposeRequest, compose  # noqa: PLC0415 - torch
+        from adaptrix.registry.recipe_files import Ingredient  # noqa: PLC0415 - yaml
 
         return compose(
             self.home,
-            inputs,
-            output=output,
-            method=method,
-            description=description,
-            dry_run=dry_run,
+            ComposeRequest(
+                inputs=[
+                    entry
+                    if isinstance(entry, Ingredient)
+                    else Ingredient(reference=entry[0], weight=entry[1])
+                    for entry in inputs
+                ],
+                output=output,
+                method=method,
+                parameters=parameters or {},
+                seed=seed,
+                description=description,
+                allow_license_conflict=allow_license_conflict,
+                dry_run=dry_run,
+            ),
         )
+
+    def rebase(self, reference: str, *, dry_run: bool = False) -> ComposeReport:
+        """Make a composition again from what its parents' names point to now.
+
+        Nothing changes when they have not moved.
+        """
+        from adaptrix.registry.composing import rebase  # noqa: PLC0415 - imports torch
+
+        return rebase(self.home, reference, dry_run=dry_run)
 
     def open(self, reference: str) -> StoredAdapter:
         """A stored version in canonical form, its tensors read when wanted."""

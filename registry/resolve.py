@@ -98,7 +98,7 @@ def default_name(source: str) -> tuple[str, str]:
 
 def clean_name(part: str) -> str:
     """``part`` with what a reference does not allow replaced."""
-    for suffix in (".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth"):
+    for suffix in (".lora", ".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth"):
         part = part.removesuffix(suffix)
     allowed = string.ascii_lowercase + string.digits
     text = "".join(char if char in allowed + "._-" else "-" for char in part)

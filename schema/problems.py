@@ -113,6 +113,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "renamed_modules": ProblemCode(Severity.NOTE, ""),
     "alpha_rule": ProblemCode(Severity.WARNING, ""),
     "replaces_base_weights": ProblemCode(Severity.WARNING, ""),
+    "whole_model": ProblemCode(
+        Severity.WARNING, "", hint="If base weights were trained too, this adapter is only a part."
+    ),
     "wide_dtype": ProblemCode(Severity.NOTE, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),
     "ignored_files": ProblemCode(Severity.NOTE, ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from adaptrix.cli.commands.compose import compose
+from adaptrix.cli.commands.compose import compose, rebase
 from adaptrix.cli.commands.convert import convert
 from adaptrix.cli.commands.demo import demo
 from adaptrix.cli.commands.diff import diff
@@ -34,7 +34,7 @@ from adaptrix.cli.commands.tag import tag
 from adaptrix.cli.commands.verify import verify
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    demo, init, pull, inspect, convert, export, compose, run, ls, search, similar, show, log, diff, reflog, restore, tag, rm, gc, du,
+    demo, init, pull, inspect, convert, export, compose, rebase, run, ls, search, similar, show, log, diff, reflog, restore, tag, rm, gc, du,
     verify, fsck, doctor, reindex, remote, login, push,
 )  # fmt: skip
 LATER: tuple[Callable[..., None], ...] = (serve,)

@@ -1,7 +1,33 @@
 """All formats, in one explicit tuple; the first of two equal scores wins."""
 
 from adaptrix.convert.draft import Format
-from adaptrix.convert.formats import gguf, mlx, peft, recognised
+from adaptrix.convert.formats import (
+    adapterhub,
+    gguf,
+    litgpt,
+    lora_vit,
+    loralib,
+    mlx,
+    nemo,
+    peft,
+    per_layer,
+    recognised,
+    torchtune,
+    tunix,
+)
 
-FORMATS: tuple[Format, ...] = (peft.FORMAT, mlx.FORMAT, gguf.FORMAT, *recognised.FORMATS)
-"""PEFT, MLX-LM and GGUF are read and written; the others are recognised and refused."""
+FORMATS: tuple[Format, ...] = (
+    peft.FORMAT,
+    mlx.FORMAT,
+    gguf.FORMAT,
+    torchtune.FORMAT,
+    litgpt.FORMAT,
+    loralib.FORMAT,
+    nemo.FORMAT,
+    tunix.FORMAT,
+    adapterhub.FORMAT,
+    lora_vit.FORMAT,
+    per_layer.FORMAT,
+    *recognised.FORMATS,
+)
+"""Formats that are read (some also written) first; the others are recognised and refused."""

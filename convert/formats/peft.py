@@ -14,7 +14,12 @@ from adaptrix.convert.contents import CONFIG_NAME, Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
 from adaptrix.convert.formats.peft_methods import method_problem, module_hints
-from adaptrix.convert.formats.peft_replacements import Leftovers, replacements
+from adaptrix.convert.formats.peft_replacements import (
+    VALUE_HEAD,
+    Leftovers,
+    is_whole_model,
+    replacements,
+)
 from adaptrix.convert.formats.peft_scale import Setting, resolve
 from adaptrix.convert.keys import FACTOR_LEAVES, parse_key
 from adaptrix.convert.merged_linear import expand
@@ -83,6 +88,10 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             base_name=config.base_name,
         )
     groups, unknown, found = _group(contents.tensors)
+    if is_whole_model(contents.tensors, set(groups)):
+        # Buffers of the base and leftovers of its quantisation are explained by that.
+        unknown = [name for name in unknown if "lora_" in name]
+        found = [p for p in found if p.code == "duplicate_module"] + _unknown_problems(unknown)
     problems = (*problems, *found)
     factors, incomplete = _pair(groups, contents.tensors, config)
     lacking = {name for path in incomplete for name in groups[path].values()}
@@ -140,7 +149,7 @@ def _group(tensors: Mapping[str, LazyTensor]) -> tuple[Groups, list[str], list[P
                 problems.append(Problem.of("duplicate_module", message, where=key.path))
                 unknown.append(name)
             leaves.setdefault(key.leaf, name)
-        elif key.leaf in {"", "lora_A", "lora_B"}:
+        elif key.leaf in {"", "lora_A", "lora_B"} and not key.path.startswith(VALUE_HEAD):
             unknown.append(name)
     return groups, unknown, [*problems, *_unknown_problems(unknown)]
 

@@ -18,7 +18,9 @@ from adaptrix.schema.report import IgnoredTensor, Problem
 from adaptrix.schema.tensor import LazyTensor
 
 _EMBEDDINGS = {"embed_tokens", "lm_head"}
-_HEADS = {"classifier", "score", "qa_outputs", "pre_classifier"}
+HEADS = {"classifier", "score", "qa_outputs", "pre_classifier"}
+VALUE_HEAD = ("v_head.", "value_head.")
+_OWN_WEIGHT = "the base model's own weight, in a dump of the whole model"
 _HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 
 
@@ -47,12 +49,13 @@ def replacements(
     """Sort every tensor that is no factor; ``targeted`` are the adapted modules' paths."""
     rest = Leftovers()
     smuggled: list[str] = []
+    whole = is_whole_model(tensors, targeted)
     for name, tensor in tensors.items():
         key = parse_key(name)
-        if key.leaf == "trainable_tokens_delta":
+        if reason := _left_out(key, config, whole=whole):
+            rest.ignore(name, reason)
+        elif key.leaf == "trainable_tokens_delta":
             _add_tokens(rest, name, tensor, key, config)
-        elif key.leaf == "original_module":
-            rest.ignore(name, "frozen copy of the base model's own module")
         elif key.leaf == "modules_to_save":
             _add(rest, name, tensor, key.path, ReplacementRole.MODULES_TO_SAVE)
         elif key.leaf == "parameter" or key.leaf.startswith("base_layer."):
@@ -69,7 +72,45 @@ def replacements(
             Problem.of("base_weights_inside", f"{message}, first {smuggled[0]}", where=smuggled[0])
         )
     _warn(rest)
+    if whole:
+        left = sum(entry.reason == _OWN_WEIGHT for entry in rest.ignored)
+        message = f"a dump of the whole model: {left} base weights were left out"
+        rest.problems.append(Problem.of("whole_model", message))
     return rest
+
+
+def _left_out(key: Key, config: PeftConfig, *, whole: bool) -> str:
+    """Why a tensor is no part of the adapter; ``""`` when it may be one."""
+    if key.path.startswith(VALUE_HEAD):
+        return "value head of a reward model or PPO run, no part of the base"
+    if key.leaf == "original_module":
+        return "frozen copy of the base model's own module"
+    if whole and _is_base_weight(key, config):
+        return _OWN_WEIGHT
+    return ""
+
+
+def is_whole_model(tensors: Mapping[str, LazyTensor], targeted: set[str]) -> bool:
+    """Whether the file holds the base weight of every adapted module beside its factors.
+
+    PEFT's own files never do, but for embeddings and heads.
+    """
+    linear = {path for path in targeted if path.rpartition(".")[2] not in _EMBEDDINGS}
+    if not linear:
+        return False
+    keys = [parse_key(name) for name in tensors]
+    weights = {_parameter(k) for k in keys if k.leaf in {"base_layer.weight", "parameter"}}
+    return all({f"{path}.weight", f"{path}.qweight"} & weights for path in linear)
+
+
+def _is_base_weight(key: Key, config: PeftConfig) -> bool:
+    if key.leaf == "":
+        return True  # buffers, and what quantisation keeps beside its weights
+    if key.leaf not in {"base_layer.weight", "base_layer.bias", "parameter"}:
+        return False
+    parameter = _parameter(key)
+    declared = not _parts(parameter.rpartition(".")[0]).isdisjoint(config.modules_to_save)
+    return not declared and not (parameter.endswith(".bias") and config.bias != "none")
 
 
 def _parameter(key: Key) -> str:
@@ -86,7 +127,7 @@ def _role(parameter: str, key: Key, config: PeftConfig) -> ReplacementRole | Non
     if leaf == "bias" and config.bias != "none":
         return ReplacementRole.BIAS
     headed = config.task_type in _HEAD_TASKS or "Classification" in config.base_class
-    if key.leaf == "parameter" and headed and _HEADS & set(module.split(".")):
+    if key.leaf == "parameter" and headed and HEADS & set(module.split(".")):
         return ReplacementRole.MODULES_TO_SAVE
     return None
 

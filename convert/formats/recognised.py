@@ -72,7 +72,6 @@ KINDS: tuple[Kind, ...] = (
     _kind("xlora", "xlora", "routed_adapter", "X-LoRA mixes several adapters by a classifier", r"internal_xlora_classifier", score=0.99, least=0.0),
     _kind("poly", "poly", "routed_adapter", "Poly mixes skills by a router", r"poly_(router|lora)", score=0.99, least=0.0),
     _kind("adapterhub", "bottleneck", "bottleneck_adapter", "bottleneck adapters add layers to the model", r"\.adapters?\.[^.]+\.adapter_(down|up)|\.adapter_(down|up)\.|phm_rule", score=0.95),
-    _kind("adapterhub", "lora", _UNSUPPORTED, f"LoRA of AdapterHub's adapters library: {_LATER}", r"\.loras\.[^.]+\.", score=0.96),
     _kind("lycoris", "lokr", _UNSUPPORTED, f"LyCORIS LoKr: {_LATER}", r"\.lokr_", score=0.95),
     _kind("lycoris", "loha", _UNSUPPORTED, f"LyCORIS LoHa: {_LATER}", r"\.hada_", score=0.95),
     _kind("lycoris", "oft", _UNSUPPORTED, f"LyCORIS OFT: {_LATER}", r"\.oft_(blocks|diag)", score=0.95),
@@ -84,17 +83,10 @@ KINDS: tuple[Kind, ...] = (
     _kind("diffusers", "lora", _UNSUPPORTED, f"LoRA of diffusers or ComfyUI: {_LATER}", r"^(unet|text_encoder(_\d)?|transformer|diffusion_model)\.(?!h\.)(\w+_blocks?|blocks|layers|joint_blocks|text_model|encoder|single_\w+|double_\w+)\..*\.(lora_[AB]|lora_(down|up))\b", score=0.97),
     _kind("comfyui", "lora", _UNSUPPORTED, f"LoRA with lora_down/lora_up keys: {_LATER}", r"\.lora_(down|up)\.weight$", score=0.85),
     _kind("lora_diffusion", "lora", _UNSUPPORTED, f"LoRA of lora_diffusion (cloneofsimo): {_LATER}", r"^(unet|text_encoder|vae):\d+:(up|down)$", score=0.95),
-    _kind("torchtune", "lora", _UNSUPPORTED, f"LoRA of torchtune: {_LATER}", r"\.lora_[ab]\.weight$|\.lora_(gate|up|down)_[ab]$", score=0.93),
-    _kind("litgpt", "lora", _UNSUPPORTED, f"LoRA of LitGPT: {_LATER}", r"(^|\.)(transformer\.h\.\d+\.(attn\.(qkv|attn|proj)|mlp\.\w+)|lm_head)\.lora_[AB]$", score=0.92),
-    _kind("nemo", "lora", _UNSUPPORTED, f"LoRA of NeMo or Megatron-Bridge: {_LATER}", r"adapter(_layer)?\.[\w.]*linear_(in|out)\.weight|\.adapter\.linear_(in|out)\.weight", score=0.95),
-    _kind("tunix", "lora", _UNSUPPORTED, f"LoRA of Tunix/qwix: {_LATER}", r"(w|kernel)_lora_[ab]$", score=0.94),
     _kind("keras", "lora", _UNSUPPORTED, f"LoRA of Keras: {_LATER}", r"lora_(kernel|embeddings)_[ab]$", score=0.95),
     _kind("mlx-vlm", "lora", _UNSUPPORTED, f"LoRA of mlx-vlm: {_LATER}", r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|\w+)\.[AB]$", score=0.8),
-    _kind("lora-vit", "lora", _UNSUPPORTED, f"LoRA of LoRA-ViT or Sam_LoRA: {_LATER}", r"^w_[ab]_\d+$", score=0.95),
-    _kind("per-layer", "lora", _UNSUPPORTED, f"one pickle of factors per layer, a program's own format: {_LATER}", r"layer_?\d+\.\w+:.*\.lora_[AB]$", score=0.94, with_file=True),
     _kind("tensor-list", "lora", _UNSUPPORTED, "a bare list of matrices without names; perhaps factors of lora_diffusion", r"^\d+$", score=0.7, hint="Convert it to safetensors with the tool that wrote it."),
     _kind("adalora", "adalora", _UNSUPPORTED, "AdaLoRA keeps singular values apart; their number is not stored", r"\.lora_E\b", score=0.97, least=0.1),
-    _kind("loralib", "lora", _UNSUPPORTED, f"LoRA of microsoft/LoRA (loralib) or a program's own: {_LATER}", r"(^|\.)lora_[AB]$", score=0.9),
     _kind("phi-4-multimodal", "full_checkpoint", "full_checkpoint", "a base model that carries its own adapters", r"\.lora_[AB]\.(speech|vision)\.weight$", score=0.99, least=0.01),
     _kind("ip-adapter", "ip_adapter", _UNSUPPORTED, "an IP-Adapter adds layers to the model", r"^(ip_adapter|image_proj)\.", score=0.9),
     _kind("optimizer-state", "optimizer_state", "not_an_adapter", "the state of an optimizer, not of an adapter", r"(^|\.)(exp_avg(_sq)?|momentum_buffer|state_sum)$|^state\.\d+\.", score=0.97, hint="Give the adapter's weights, which stand beside it."),
@@ -149,7 +141,8 @@ def foreign_problem(name: str) -> tuple[str, Problem]:
 
 def _format(kind: Kind) -> Format:
     recognise: Callable[[Contents], Recognition | None] = partial(recognise_kind, kind)
-    return Format(name=kind.name, recognise=recognise, read=partial(read_kind, kind))
+    read = partial(read_kind, kind)
+    return Format(name=kind.name, recognise=recognise, read=read, several_files=True)
 
 
 FORMATS: tuple[Format, ...] = tuple(_format(kind) for kind in KINDS)

@@ -71,7 +71,7 @@ def canonical_names(draft: Draft, family: str, sizes: Dimensions, options: ReadO
         base_revision=draft.base_revision,
         task_type=draft.task_type,
     )
-    if draft.layout == "gguf" or (family != "phi" and options.source_layout is None):
+    if draft.layout == "gguf" or (family != "phi" and options.phi_layout is None):
         return unchanged
     paths = [f.path for f in draft.factors] + [_module_of(r) for r in draft.replacements]
     sizes = _phi_sizes(draft, sizes)
@@ -105,8 +105,8 @@ def _choose(
     paths: Sequence[str], draft: Draft, sizes: Dimensions, options: ReadOptions
 ) -> tuple[str | None, str]:
     """The layout and why, or None and what is unclear."""
-    if options.source_layout is not None:
-        return options.source_layout, f"--source-layout {options.source_layout}"
+    if options.phi_layout is not None:
+        return options.phi_layout, f"--source-layout {options.phi_layout}"
     marks = {mark for path in paths if (mark := _mark(path))}
     if len(marks) > 1:
         return None, f"module names of several layouts: {', '.join(sorted(marks))}"

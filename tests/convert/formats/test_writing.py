@@ -74,7 +74,7 @@ def test_what_peft_cannot_say_is_refused():
         write_adapter(adapter(), "peft")
     with pytest.raises(UsageError, match="no writer"):
         write_adapter(adapter(two), "kohya")
-    assert set(TARGETS) == {"peft", "mlx", "gguf", "phi-l2"}
+    assert {"peft", "mlx", "gguf", "phi-l2"} <= set(TARGETS)
 
 
 def test_the_same_adapter_gives_the_same_bytes():
