@@ -162,12 +162,14 @@ def check(home: Path, verb: str, states, place, server, tmp_path) -> None:
 def test_kill_at_state_changing_calls(server, verb, stocked, tmp_path):
     states = outcome(server, verb, stocked, tmp_path)
     killed = 0
-    for name, number in chosen(places(server, verb, stocked, tmp_path)):
+    found = places(server, verb, stocked, tmp_path)
+    for name, number in chosen(found):
         home = fresh(stocked, tmp_path)
         inject = f"inject={name}:signal=KILL:when={number}"
         status = server.run(verb, home, "-e", f"trace={name}", "-e", inject, "-o", os.devnull)
         killed += status == -signal.SIGKILL
         check(home, verb, states, (name, number), server, tmp_path)
+    print(f"{verb}: killed at {killed} of {len(found)} calls")
     assert killed > 0
 
 
