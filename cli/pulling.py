@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from adaptrix.cli.output import Output, size_text
 from adaptrix.cli.progress import progress
+from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptrix.registry.reports import PullReport
@@ -23,9 +24,15 @@ def pull_line(report: PullReport) -> str:
 
 
 def pull_everything(
-    remote: str, home: Path | None, out: Output, *, force: bool, dry_run: bool
+    remote: str, home: Path | None, out: Output, *, name: str | None, force: bool, dry_run: bool
 ) -> int:
-    """Pull all that a remote has; returns the exit status."""
+    """Pull all that a remote has; returns the exit status.
+
+    Raises:
+        UsageError: a name was given, and there are many.
+    """
+    if name is not None:
+        raise UsageError("--all keeps the names of the remote", where="--as")
     from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
     with Registry(home) as registry:

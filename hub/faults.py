@@ -15,6 +15,8 @@ from adaptrix.schema.errors import (
 
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
+_LASTING = frozenset({"http_status", "offline", "bad_answer", "unreachable"})
+
 
 class Restart(RemoteError):
     """The bytes that are here already are of no use: begin anew."""
@@ -91,7 +93,7 @@ def error_for_status(
 
 def is_temporary(error: AdaptrixError) -> bool:
     """Whether the same request may succeed later."""
-    return error.temporary and error.code not in {"http_status", "offline", "bad_answer"}
+    return error.temporary and error.code not in _LASTING
 
 
 def _missing(code: str, where: str, *, token: bool) -> AdaptrixError:

@@ -97,6 +97,7 @@ class OciTransport:
         self.settings = settings or HubSettings()
         self.insecure = insecure
         self._pause = pause
+        self._reached = False
         self._client = httpx.Client(
             timeout=self.settings.timeout_s,
             follow_redirects=False,
@@ -137,8 +138,9 @@ class OciTransport:
         """
         url = self.absolute(call.url)
         where = f"{call.method} {shown(url)}"
-        with _translated(where):
+        with self._translated(where):
             response = self._send(call, url)
+            self._reached = True
             try:
                 if response.status_code not in call.expected:
                     raise self._refusal(response, where)
@@ -188,6 +190,22 @@ class OciTransport:
         content = call.body() if call.body is not None else None
         return self._client.build_request(call.method, url, headers=headers, content=content)
 
+    @contextmanager
+    def _translated(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise RemoteError("no answer in time", where=where, code="timeout") from error
+        except httpx.HTTPError as error:
+            text = str(error) or type(error).__name__
+            hint = "Check the network and the address."
+            # A place that never answered is more likely misspelt than busy.
+            fresh = isinstance(error, httpx.ConnectError) and not self._reached
+            code = "unreachable" if fresh else "network"
+            raise RemoteError(text, where=where, hint=hint, code=code) from error
+        except httpx.InvalidURL as error:
+            raise RemoteError("no valid address", where=where, code="bad_answer") from error
+
     def _refusal(self, response: httpx.Response, where: str) -> AdaptrixError:
         status = response.status_code
         said = "" if response.is_closed else _message(response)
@@ -231,16 +249,3 @@ def _message(response: httpx.Response) -> str:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, AdaptrixError):
         return ""
     return f": {text[:_MAX_MESSAGE]}"
-
-
-@contextmanager
-def _translated(where: str) -> Iterator[None]:
-    try:
-        yield
-    except httpx.TimeoutException as error:
-        raise RemoteError("no answer in time", where=where, code="timeout") from error
-    except httpx.HTTPError as error:
-        text = str(error) or type(error).__name__
-        raise RemoteError(text, where=where, hint="Check the network and the address.") from error
-    except httpx.InvalidURL as error:
-        raise RemoteError("no valid address", where=where, code="bad_answer") from error

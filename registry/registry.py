@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from adaptrix.registry import history, looking, managing, searching
+from adaptrix.registry.remotes import Place
 from adaptrix.registry.reports import (
     ComposeReport,
     ConvertReport,
@@ -81,8 +82,7 @@ class Registry(Sharing):
     ) -> PullReport:
         """Fetch, verify, recognise, convert and store an adapter.
 
-        Pulling the same thing again changes nothing and says so; a moved upstream makes a
-        new version with the old one as parent.
+        Pulling the same thing again changes nothing; a moved upstream makes a new version.
 
         Args:
             source: ``org/repo``, ``hf:org/repo@revision``, a Hub URL, ``oci://host/repo:tag``,
@@ -234,10 +234,10 @@ class Registry(Sharing):
             limit: At most so many; 0 for all.
             after: Only those behind this ``name:tag``.
         """
-        place = self.remotes.place(pattern) if pattern and pattern.endswith("/") else None
-        if place is not None:
+        if pattern is not None and pattern.endswith("/"):
             from adaptrix.registry.remote_listing import remote_rows  # noqa: PLC0415
 
+            place = Place(location=self.remotes.get(pattern[:-1]), base=pattern)
             rows = [row for row in remote_rows(self.settings, place) if row.reference > after]
             return tuple(rows[:limit] if limit else rows)
         return looking.ls(self.home, pattern, limit=limit, after=after)

@@ -28,10 +28,17 @@ _PUT = """INSERT INTO search(rowid, name, description, text)
             group_concat(value, ' ') FROM json_each(v.targets)), '') || ' ' || v.source_repository || ' ' || v.format, '')
     FROM "references" r LEFT JOIN versions v ON v.digest = r.digest
     WHERE r.name=? AND r.tag=?"""
-_FROM = """SELECT r.name AS reference_name, r.tag AS reference_tag,
-        r.digest AS reference_digest, v.*
-    FROM search JOIN "references" r ON r.rowid = search.rowid
+_SELECT = """SELECT r.name AS reference_name, r.tag AS reference_tag,
+    r.digest AS reference_digest, v.*"""
+_WITHOUT_TEXT = 'FROM "references" r LEFT JOIN versions v ON v.digest = r.digest'
+_WITH_TEXT = """FROM search JOIN "references" r ON r.rowid = search.rowid
     LEFT JOIN versions v ON v.digest = r.digest"""
+_COUNT = "SELECT count(*) FROM (SELECT 1 FROM search WHERE search MATCH ? LIMIT ?)"
+_SCORE = "bm25(search, 10.0, 4.0, 1.0)"
+"""A hit in the name counts most."""
+SORTED = 2_000
+RANKED = 20_000
+"""Words that fit more names than this say nothing of any of them: they are not ranked."""
 _MOVED = "SELECT max(time) FROM reflog m WHERE m.name = r.name AND m.tag = r.tag"
 _PLAIN_WORD = re.compile(r"\w+")
 
@@ -53,20 +60,28 @@ def clear_text(session: Session) -> None:
 
 
 def find(session: Session, query: SearchQuery) -> tuple[Listing, ...]:
-    """Names that fit, the best first."""
+    """Names that fit, the best first; without words, sorted by name."""
+    connection = session.connection()
     conditions = list(_conditions(query))
     match = " ".join(_fts(word) for word in query.words if re.search(r"\w", word))
+    order = "r.name, r.tag"
     if match:
         conditions.insert(0, ("search MATCH ?", (match,)))
-    where = " AND ".join(f"({sql})" for sql, _ in conditions)
-    order = "bm25(search, 10.0, 4.0, 1.0), " if match else ""
-    sql = (
-        f"{_FROM} {f'WHERE {where}' if where else ''} ORDER BY {order}r.name, r.tag "
-        f"LIMIT {query.limit or -1:d}"
-    )
+        count = connection.exec_driver_sql(_COUNT, (match, RANKED + 1)).scalar_one()
+        order = _order(int(count))
+    source = _WITH_TEXT if query.words else _WITHOUT_TEXT
+    where = " AND ".join(f"({sql})" for sql, _ in conditions) or "1"
+    sql = f"{_SELECT} {source} WHERE {where} ORDER BY {order} LIMIT {query.limit or -1:d}"
     parameters = tuple(value for _, values in conditions for value in values)
-    rows = session.connection().exec_driver_sql(sql, parameters)
+    rows = connection.exec_driver_sql(sql, parameters)
     return tuple(_listing(row) for row in rows)
+
+
+def _order(hits: int) -> str:
+    """How to sort so many hits: a full sort, FTS5's own, or none where all are alike."""
+    if hits <= SORTED:
+        return f"{_SCORE}, r.name, r.tag"
+    return "rank" if hits <= RANKED else "search.rowid"
 
 
 def _listing(row: Any) -> Listing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
 SCHEMA_VERSION = 2
@@ -82,9 +83,10 @@ class ReflogTable(SQLModel, table=True):
     """Every move of every name; one row per record blob."""
 
     __tablename__: ClassVar[str] = "reflog"
+    __table_args__: ClassVar[tuple[Index, ...]] = (Index("moves", "name", "tag", "time"),)
 
     sequence: int | None = Field(default=None, primary_key=True)
-    name: str = Field(index=True)
+    name: str
     tag: str
     old: str | None
     new: str | None

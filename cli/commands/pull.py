@@ -20,7 +20,6 @@ from adaptrix.cli.options import (
 from adaptrix.cli.output import Output
 from adaptrix.cli.progress import progress
 from adaptrix.cli.pulling import pull_everything, pull_line
-from adaptrix.schema.errors import UsageError
 
 
 def pull(
@@ -50,7 +49,7 @@ def pull(
 ) -> None:
     """Fetch an adapter, recognise it, convert it exactly, verify it and store it.
 
-    Exit status: 0 PASS, 1 FAIL, 3 INCONCLUSIVE; nothing is stored on an error.
+    Exit status: 0 PASS, 1 FAIL, 3 INCONCLUSIVE; an error stores nothing.
 
     Example: adaptrix pull any/lora-adapter --as math
     """
@@ -58,9 +57,8 @@ def pull(
 
     out = Output(as_json=as_json, quiet=quiet)
     if everything:
-        if name is not None:
-            raise UsageError("--all keeps the names of the remote", where="--as")
-        raise typer.Exit(pull_everything(source, home, out, force=force, dry_run=dry_run))
+        status = pull_everything(source, home, out, name=name, force=force, dry_run=dry_run)
+        raise typer.Exit(status)
     with Registry(home) as registry:
         report = registry.pull(
             source,

@@ -267,9 +267,11 @@ def test_nobody_there_is_a_network_error():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    pauses = []
     with pytest.raises(RemoteError) as caught:
-        makers.client(f"http://127.0.0.1:{port}", pause=lambda _: None).ping()
-    assert caught.value.exit_status == 6
+        makers.client(f"http://127.0.0.1:{port}", pause=pauses.append).ping()
+    assert (caught.value.exit_status, caught.value.code) == (6, "unreachable")
+    assert pauses == []
 
 
 def test_an_absent_manifest_is_not_found(registry_server):

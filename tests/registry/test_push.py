@@ -209,6 +209,8 @@ def test_what_is_not_there_is_not_found(url, user):
         assert caught.value.exit_status in {5, 6}
     with pytest.raises(NotFound, match="no such remote"):
         alice.push("math", "nobody")
+    with pytest.raises(NotFound, match="no such remote"):
+        alice.ls("nobody/")
     with pytest.raises(UsageError):
         alice.pull("team/math", license="mit")
 
