@@ -270,29 +270,29 @@ def _recommend(pairs: Sequence[PairRow]) -> tuple[str, dict[str, float], str]:
     """One method with its reason."""
     if not pairs:
         return "linear", {}, "no two adapters share a module: the sum is exact and nothing meets"
-    loud = max(pairs, key=lambda row: row.norm_ratio)
-    if loud.norm_ratio > LOUD:
-        reason = (
-            f"adapters {loud.one} and {loud.other} differ {loud.norm_ratio:.1f} times in size: "
-            "a mean of directions gives both a voice; or lower the greater weight"
-        )
-        return "nuslerp" if len(pairs) == 1 else "karcher", {}, reason
+    crowded = max(pairs, key=lambda row: row.overlap)
     alike = min(row.cosine for row in pairs)
     if alike > ALIKE:
-        return (
-            "model_stock",
-            {},
-            f"all cosines are above {alike:.2f}: they say the same, and a sum says it too loud",
+        reason = f"all cosines are above {alike:.2f}: they say the same, a sum says it too loud"
+        return "model_stock", {}, reason
+    if crowded.overlap <= CROWDED:
+        reason = (
+            f"at most {crowded.overlap:.0%} of the directions are shared (cosine "
+            f"{crowded.cosine:+.2f}): the exact sum keeps both"
         )
-    crowded = max(pairs, key=lambda row: row.overlap)
-    if crowded.overlap > CROWDED and crowded.sign_conflict > CONFLICT_AT_RISK:
+        return "linear", {}, reason
+    if crowded.norm_ratio > LOUD:
+        reason = (
+            f"adapters {crowded.one} and {crowded.other} share {crowded.overlap:.0%} of their "
+            f"directions and differ {crowded.norm_ratio:.1f} times in size: a mean of directions "
+            "gives both a voice; or lower the greater weight"
+        )
+        return "nuslerp" if len(pairs) == 1 else "karcher", {}, reason
+    if crowded.sign_conflict > CONFLICT_AT_RISK:
         reason = (
             f"adapters {crowded.one} and {crowded.other} share {crowded.overlap:.0%} of their "
             f"directions, and {crowded.sign_conflict:.0%} of what they do there is opposed"
         )
         return "ties", {"density": 0.5}, reason
-    reason = (
-        f"at most {crowded.overlap:.0%} of the directions are shared (cosine "
-        f"{crowded.cosine:+.2f}): the exact sum keeps both"
-    )
+    reason = f"directions are shared, but only {crowded.sign_conflict:.0%} is opposed there"
     return "linear", {}, reason
