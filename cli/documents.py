@@ -10,6 +10,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from adaptrix.compose.planning import ModulePlan, PairRow
 from adaptrix.registry.diffing import DiffReport
 from adaptrix.registry.doctor import DoctorReport
 from adaptrix.registry.pushing import PushReport
@@ -56,6 +57,20 @@ class MethodsDocument(TypedDict):
     """``compose --methods``."""
 
     rows: list[MethodRow]
+
+
+class ComposePlanDocument(TypedDict):
+    """``compose --plan``."""
+
+    adapters: list[str]
+    rank: int
+    loss: float
+    pairs: list[PairRow]
+    modules: list[ModulePlan]
+    at_risk: list[int]
+    method: str
+    parameters: dict[str, float]
+    reason: str
 
 
 class InitDocument(TypedDict):
@@ -260,6 +275,7 @@ def documents() -> dict[str, Any]:
     return {
         "compose": ComposeReport,
         "compose-methods": MethodsDocument,
+        "compose-plan": ComposePlanDocument,
         "rebase": ComposeReport,
         "convert": ConvertReport,
         "demo": DemoDocument,

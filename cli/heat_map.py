@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from adaptrix.cli.output import table
@@ -39,7 +39,15 @@ def diff_lines(report: DiffReport) -> Iterator[str]:
 
 def heat_map(modules: tuple[ModuleDiff, ...]) -> Iterator[str]:
     """One cell per module, shaded by its share: blank is the same, full is apart."""
-    cells = {(_layer(m.path), _kind(m.path)): m.share for m in modules}
+    yield from shaded(
+        {module.path: module.share for module in modules},
+        "share of the two updates that is not common",
+    )
+
+
+def shaded(values: Mapping[str, float], meaning: str) -> Iterator[str]:
+    """Layers down, kinds of modules across, each cell shaded by a value from 0 to 1."""
+    cells = {(_layer(path), _kind(path)): value for path, value in values.items()}
     columns = sorted({kind for _, kind in cells})
     rows = sorted({layer for layer, _ in cells}, key=lambda text: (len(text), text))
     width = max(len(row) for row in rows) if rows else 0
@@ -48,7 +56,7 @@ def heat_map(modules: tuple[ModuleDiff, ...]) -> Iterator[str]:
     for row in rows:
         shown = [_cell(cells.get((row, column))) for column in columns]
         yield f"{row:{width}}  {' '.join(shown)}".rstrip()
-    yield f"{'':{width}}  0 {SHADES[1:]} 1: share of the two updates that is not common; · none"
+    yield f"{'':{width}}  0 {SHADES[1:]} 1: {meaning}; · none"
 
 
 def _cell(share: float | None) -> str:

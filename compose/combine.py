@@ -16,7 +16,7 @@ from adaptrix.compose.core import NULL, canonical, core_of, one_thread, publishe
 from adaptrix.compose.elements import dense, in_basis, range_of
 from adaptrix.compose.inputs import Group, Input, Share, groups, present
 from adaptrix.compose.linear import Part, distance, is_exact, stacked, weighted_bias
-from adaptrix.compose.method import Coefficients, Cores, Entries, Exact, Method, Product
+from adaptrix.compose.method import Coefficients, Cores, Entries, Exact, Method, Product, product
 from adaptrix.compose.methods import find
 from adaptrix.compose.refusals import check_composable
 from adaptrix.compose.settings import ENERGY, RANK, Parameter, Settings, resolve
@@ -48,12 +48,24 @@ class Composition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Done:
-    """One merged module; squares of its distance from the sum, of its rounding, of the sum."""
+    """One merged module.
+
+    Attributes:
+        away: Square of its distance from the sum before rounding.
+        rounding: Square of its rounding error.
+        size: Square of the sum's norm; None for an exact sum, where nobody has asked yet.
+        parts: What an exact sum consists of.
+    """
 
     module: AdaptedModule
     away: float
     rounding: float
-    size: float
+    size: float | None
+    parts: tuple[Part, ...] = ()
+
+    def norm_squared(self) -> float:
+        """``‖Σ‖²``, computed now if need be."""
+        return self.size if self.size is not None else distance(self.module, self.parts)[1]
 
 
 def combine(
@@ -94,7 +106,7 @@ def combine(
     return Composition(
         adapter=_assembled(here, tuple(entry.module for entry in done)),
         fidelity=_fidelity(done),
-        relative_error=_root(sum(d.away + d.rounding for d in done), sum(d.size for d in done)),
+        relative_error=_error(done, rounding=True),
     )
 
 
@@ -132,14 +144,13 @@ def _merge(group: Group, chosen: Method, space: str, settings: Settings) -> _Don
             return _summed(group, group.weights)
         case Coefficients(find=of_gram):
             gram = gram_of(group.shares)
-            found = of_gram(gram, group, settings)
-            return _summed(group, found, gram)
+            return _summed(group, of_gram(gram, group, settings), gram)
         case Cores(merge=merge, of_one=of_one):
             if len(group.shares) == 1 and not of_one:
                 scale = settings.get("scale") or 1.0
                 return _summed(group, [scale * group.weights[0]], gram_of(group.shares))
-            product = merge(core_of(group.shares), group.weights, settings)
-            return _lifted(group, product, settings)
+            found = merge(core_of(group.shares), group.weights, settings)
+            return _lifted(group, found, settings)
         case Entries() as how if space == "dense":
             return _dense(group, how, settings)
         case Entries(begin=begin):
@@ -147,8 +158,7 @@ def _merge(group: Group, chosen: Method, space: str, settings: Settings) -> _Don
             turned = canonical(core) if space == "canonical" else published(core, group.shares)
             elements = in_basis(turned.parts, lambda: _draws(group.shares, settings))
             merged = begin(elements, group.weights, settings)()(list(turned.parts))
-            product = Product(left=turned.left, middle=merged, right=turned.right)
-            return _lifted(group, product, settings)
+            return _lifted(group, product(turned, merged, group.weights), settings)
 
 
 def parts_of(group: Group, coefficients: Sequence[float]) -> list[Part]:
@@ -176,8 +186,8 @@ def _summed(group: Group, coefficients: Sequence[float], gram: torch.Tensor | No
     parts = parts_of(group, coefficients)
     module = stacked(group.path, parts)
     if gram is None and is_exact(parts):
-        # The norm would cost more than the sum; only its being above 0 matters here.
-        return _Done(module=module, away=0.0, rounding=0.0, size=1.0)
+        # The norm would cost more than the sum, and is wanted only if another module rounds.
+        return _Done(module=module, away=0.0, rounding=0.0, size=None, parts=tuple(parts))
     rounding, size = distance(module, parts)
     if gram is None:
         return _Done(module=module, away=0.0, rounding=rounding, size=size)
@@ -191,16 +201,21 @@ def _summed(group: Group, coefficients: Sequence[float], gram: torch.Tensor | No
     )
 
 
-def _lifted(group: Group, product: Product, settings: Settings) -> _Done:
+def _lifted(group: Group, found: Product, settings: Settings) -> _Done:
     """A merged core as a module, cut to the rank or energy that is asked for."""
-    u, sizes, v = torch.linalg.svd(product.middle, full_matrices=False)
+    u, sizes, v = torch.linalg.svd(found.middle, full_matrices=False)
     kept = _kept(sizes, settings)
     signs = signs_of(u)[:kept]
     # Both factors carry the square root, so that neither underflows in half precision.
-    roots = sizes[:kept].sqrt()
-    up = product.left @ (u[:, :kept] * (roots * signs))
-    down = v[:kept] if product.right is None else v[:kept] @ product.right.T
-    return _written(group, up, down * (roots * signs)[:, None])
+    roots = sizes[:kept].sqrt() * signs
+    up = found.left @ (u[:, :kept] * roots)
+    down = v[:kept] if found.right is None else v[:kept] @ found.right.T
+    down = down * roots[:, None]
+    if found.total is None:
+        return _written(group, up, down, *_from_sum(group, up, down))
+    cut = (u[:, :kept] * sizes[:kept]) @ v[:kept]
+    away, size = (cut - found.total).square().sum(), found.total.square().sum()
+    return _written(group, up, down, float(away), float(size))
 
 
 def _kept(sizes: torch.Tensor, settings: Settings) -> int:
@@ -229,18 +244,17 @@ def _dense(group: Group, how: Entries, settings: Settings) -> _Done:
         return (apply(parts) for parts in elements.blocks())
 
     up, down = range_of(rows, elements.shape, int(rank))
-    return _written(group, up, down)
+    return _written(group, up, down, *_from_sum(group, up, down))
 
 
 def _draws(shares: Sequence[Share], settings: Settings) -> list[torch.Generator]:
     return [share.generator(settings.seed) for share in shares]
 
 
-def _written(group: Group, up: torch.Tensor, down: torch.Tensor) -> _Done:
-    """``B (out, k)``, ``A (k, in)`` in float64 as a module, with its distances."""
+def _written(group: Group, up: torch.Tensor, down: torch.Tensor, away: float, size: float) -> _Done:
+    """``B (out, k)``, ``A (k, in)`` in float64 as a module, rounded once."""
     first = group.shares[0].module
     dtype = widest([t.dtype for s in group.shares for t in (s.module.a, s.module.b)])
-    # The result is kept, not the float64 factors it was rounded from.
     b, a = up.to(dtype), down.to(dtype)
     if not (bool(b.isfinite().all()) and bool(a.isfinite().all())):
         raise Refused(f"the result overflows {dtype}", where=group.path, code="overflow")
@@ -253,34 +267,35 @@ def _written(group: Group, up: torch.Tensor, down: torch.Tensor) -> _Done:
         scale=Scale.from_alpha(rank, rank),
         bias_delta=weighted_bias(group.path, parts_of(group, group.weights), 1.0, dtype),
     )
-    exact_up = torch.cat([share.weight * share.up() for share in group.shares], dim=1)
-    exact_down = torch.cat([share.down() for share in group.shares])
-    away, size = difference(up, down, exact_up, exact_down)
-    rounding, _ = difference(b.double(), a.double(), up, down)
-    return _Done(module=module, away=away, rounding=rounding, size=size)
+    # bA − up·down = (b − up)·down + b·(a − down): nothing cancels.
+    ups = torch.cat([b.double() - up, b.double()], dim=1)
+    downs = torch.cat([down, a.double() - down])
+    rounding = float(((ups.T @ ups) * (downs @ downs.T)).sum())
+    return _Done(module=module, away=away, rounding=max(0.0, rounding), size=size)
 
 
-def difference(
-    up: torch.Tensor, down: torch.Tensor, other_up: torch.Tensor, other_down: torch.Tensor
-) -> tuple[float, float]:
-    """``‖U V − U'V'‖²`` and ``‖U'V'‖²``, nothing multiplied out; good to 1e-8 of the norm."""
-    ups, downs = torch.cat([up, -other_up], dim=1), torch.cat([down, other_down])
+def _from_sum(group: Group, up: torch.Tensor, down: torch.Tensor) -> tuple[float, float]:
+    """``‖up·down − Σ‖²`` and ``‖Σ‖²``, nothing multiplied out; good to 1e-8 of the norm."""
+    exact = [share.weight * share.up() for share in group.shares]
+    ups = torch.cat([up, *(-part for part in exact)], dim=1)
+    downs = torch.cat([down, *(share.down() for share in group.shares)])
     products = (ups.T @ ups) * (downs @ downs.T)
     rank = up.shape[1]
     return max(0.0, float(products.sum())), float(products[rank:, rank:].sum())
 
 
 def _fidelity(done: Sequence[_Done]) -> Fidelity:
-    away, size = sum(entry.away for entry in done), sum(entry.size for entry in done)
-    if _root(away, size) > _SAME:
+    if _error(done, rounding=False) > _SAME:
         return Fidelity.APPROXIMATE
     rounded = any(entry.rounding or entry.away for entry in done)
     return Fidelity.ROUNDING if rounded else Fidelity.EXACT
 
 
-def _root(wrong: float, size: float) -> float:
+def _error(done: Sequence[_Done], *, rounding: bool) -> float:
+    wrong = sum(entry.away + (entry.rounding if rounding else 0.0) for entry in done)
     if wrong == 0:
         return 0.0
+    size = sum(entry.norm_squared() for entry in done)
     return math.sqrt(wrong / size) if size > 0 else math.inf
 
 

@@ -18,6 +18,8 @@ from adaptrix.compose.inputs import Share
 
 _WELL_CONDITIONED = 1e-8
 """Least eigenvalue of a Gram matrix over its greatest, above which it may be inverted."""
+_WELL_SPREAD = 1e-3
+"""The same ratio, above which the basis is orthonormal to 1e-13 at once."""
 NULL = 1e-10
 """A singular value this much smaller than the greatest is rounding, of the factors' own too."""
 
@@ -117,14 +119,17 @@ def _orthonormal(stack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         values, vectors = torch.linalg.eigh(unit.T @ unit)
         if float(values[0]) > _WELL_CONDITIONED * float(values[-1]):
             basis = unit @ (vectors / values.sqrt())
-            # A second pass takes the squared condition number out of the error.
-            again = torch.linalg.cholesky(basis.T @ basis)
-            basis = torch.linalg.solve_triangular(again, basis.T, upper=False).T
-            return basis, (again.T @ (vectors * values.sqrt()).T) * lengths
+            coordinates = (vectors * values.sqrt()).T
+            if float(values[0]) < _WELL_SPREAD * float(values[-1]):
+                # A second pass takes the squared condition number out of the error.
+                again = torch.linalg.cholesky(basis.T @ basis)
+                basis = torch.linalg.solve_triangular(again, basis.T, upper=False).T
+                coordinates = again.T @ coordinates
+            return basis, coordinates * lengths
     basis, triangle = torch.linalg.qr(unit)
     u, sizes, v = torch.linalg.svd(triangle, full_matrices=False)
-    floor = float(sizes[0]) * max(stack.shape) * torch.finfo(stack.dtype).eps
-    kept = max(1, int((sizes > floor).sum()))
+    # A direction that two adapters share must count once, however it was rounded.
+    kept = max(1, int((sizes > float(sizes[0]) * NULL).sum()))
     return basis @ u[:, :kept], (sizes[:kept, None] * v[:kept]) * lengths
 
 

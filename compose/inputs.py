@@ -38,23 +38,24 @@ class Input:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Share:
-    """One adapter's update of one module, and its weight there."""
+    """One adapter's update of one module, its weight there, and the input's index."""
 
     module: AdaptedModule
     weight: float
+    owner: int = 0
 
     @property
     def factor(self) -> float:
         """Weight times scale: what ``B·A`` is multiplied by in the exact sum."""
         return self.weight * self.module.scale.value
 
-    def down(self) -> torch.Tensor:
-        """``A (r, in)``, float64; kernels of convolutions flattened."""
-        return to_torch(self.module.a).double().flatten(1)
+    def down(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """``A (r, in)``; kernels of convolutions flattened."""
+        return to_torch(self.module.a).to(dtype).flatten(1)
 
-    def up(self) -> torch.Tensor:
-        """``s·B (out, r)``, float64, without the weight."""
-        return to_torch(self.module.b).double().flatten(1) * self.module.scale.value
+    def up(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """``s·B (out, r)``, without the weight."""
+        return to_torch(self.module.b).to(dtype).flatten(1) * self.module.scale.value
 
     def generator(self, seed: int) -> torch.Generator:
         """Random numbers that depend on the seed, the module and the factors' bytes only."""
@@ -105,11 +106,12 @@ def present(inputs: Sequence[Input]) -> tuple[Input, ...]:
 def groups(inputs: Sequence[Input]) -> tuple[Group, ...]:
     """The modules to merge, sorted by path; a module whose weights are all 0 is left out."""
     found: dict[ModulePath, list[Share]] = {}
-    for entry in inputs:
+    for index, entry in enumerate(inputs):
         for module in entry.adapter.modules:
             weight = entry.at(module.path)
             if weight != 0:
-                found.setdefault(module.path, []).append(Share(module=module, weight=weight))
+                share = Share(module=module, weight=weight, owner=index)
+                found.setdefault(module.path, []).append(share)
     return tuple(
         Group(
             path=path,

@@ -21,11 +21,25 @@ Apply = Callable[[list[torch.Tensor]], torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Product:
-    """An update as ``left · middle · rightᵀ``; ``right`` None stands for the identity."""
+    """An update as ``left · middle · rightᵀ``, with orthonormal ``left`` and ``right``.
+
+    Attributes:
+        left: ``(out, p)``.
+        middle: ``(p, q)``.
+        right: ``(in, q)``; None stands for the identity.
+        total: The exact weighted sum ``(p, q)`` in the same bases; None where these do not
+            hold it.
+    """
 
     left: torch.Tensor
     middle: torch.Tensor
     right: torch.Tensor | None
+    total: torch.Tensor | None = None
+
+
+def product(core: Core, middle: torch.Tensor, weights: tuple[float, ...]) -> Product:
+    """A merged core in the bases of ``core``."""
+    return Product(left=core.left, middle=middle, right=core.right, total=core.sum(weights))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from adaptrix.compose.combine import Composition, accepted, combine
 from adaptrix.compose.inputs import Input
 from adaptrix.compose.methods import find
+from adaptrix.compose.planning import Plan
+from adaptrix.compose.planning import plan as look_ahead
 from adaptrix.compose.settings import resolve as resolve_settings
 from adaptrix.registry.licenses import combined
 from adaptrix.registry.looking import open_version
@@ -71,6 +73,27 @@ def compose(home: Home, request: ComposeRequest) -> ComposeReport:
         status=stored.status,
         changed=stored.status != "unchanged",
     )
+
+
+def plan(home: Home, inputs: Sequence[Ingredient], *, rank: int | None) -> Plan:
+    """See :meth:`Registry.plan`.
+
+    Raises:
+        UsageError: no inputs, or a bad weight.
+        IncompatibleAdapter: they cannot be combined.
+    """
+    if not inputs:
+        raise UsageError("give at least one adapter", where="compose")
+    with home.lease():
+        parents = [open_version(home, entry.reference) for entry in inputs]
+        _refuse_twice(parents)
+        return look_ahead(
+            [
+                Input(adapter=parent.adapter, weight=entry.weight, rules=entry.rules)
+                for parent, entry in zip(parents, inputs, strict=True)
+            ],
+            rank=rank,
+        )
 
 
 def rebase(home: Home, reference: str, *, dry_run: bool = False) -> ComposeReport:

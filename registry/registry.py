@@ -31,6 +31,7 @@ from adaptrix.schema.digest import Digest
 from adaptrix.store.home import Home
 
 if TYPE_CHECKING:
+    from adaptrix.compose.planning import Plan
     from adaptrix.hub.remote import Progress
     from adaptrix.registry.diffing import DiffReport
     from adaptrix.registry.doctor import DoctorReport
@@ -192,17 +193,11 @@ class Registry(Sharing):
             dry_run: Check and report, store nothing.
         """
         from adaptrix.registry.composing import ComposeRequest, compose  # noqa: PLC0415 - torch
-        from adaptrix.registry.recipe_files import Ingredient  # noqa: PLC0415 - yaml
 
         return compose(
             self.home,
             ComposeRequest(
-                inputs=[
-                    entry
-                    if isinstance(entry, Ingredient)
-                    else Ingredient(reference=entry[0], weight=entry[1])
-                    for entry in inputs
-                ],
+                inputs=_ingredients(inputs),
                 output=output,
                 method=method,
                 parameters=parameters or {},
@@ -212,6 +207,19 @@ class Registry(Sharing):
                 dry_run=dry_run,
             ),
         )
+
+    def plan(
+        self, inputs: Sequence[tuple[str, float] | Ingredient], *, rank: int | None = None
+    ) -> Plan:
+        """What composing ``inputs`` would meet, without composing them.
+
+        Args:
+            inputs: Pairs of reference and weight, or ingredients with rules.
+            rank: Rank to predict losses for; the greatest of any input by default.
+        """
+        from adaptrix.registry.composing import plan  # noqa: PLC0415 - imports torch
+
+        return plan(self.home, _ingredients(inputs), rank=rank)
 
     def rebase(self, reference: str, *, dry_run: bool = False) -> ComposeReport:
         """Make a composition again from what its parents' names point to now.
@@ -375,3 +383,12 @@ class Registry(Sharing):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _ingredients(inputs: Sequence[tuple[str, float] | Ingredient]) -> list[Ingredient]:
+    from adaptrix.registry.recipe_files import Ingredient  # noqa: PLC0415 - yaml
+
+    return [
+        entry if isinstance(entry, Ingredient) else Ingredient(reference=entry[0], weight=entry[1])
+        for entry in inputs
+    ]

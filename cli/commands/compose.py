@@ -10,7 +10,7 @@ import typer
 
 from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
 from adaptrix.cli.output import Output
-from adaptrix.cli.parsing import not_yet, setting, weighted
+from adaptrix.cli.parsing import setting, weighted
 from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ def compose(
         bool, typer.Option("--allow-license-conflict", help="Carry both licences.")
     ] = False,
     methods: Annotated[bool, typer.Option("--methods", help="List the methods.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Not there yet.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Look, make nothing.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --plan: PNG of the least cosines.")
+    ] = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -49,11 +52,12 @@ def compose(
 
     Example: adaptrix compose math=0.6 code=0.4 -o mix
     """
-    if plan:
-        raise not_yet("compose --plan")
     out = Output(as_json=as_json, quiet=quiet)
     if methods:
         list_methods(out)
+        return
+    if plan:
+        print_plan(_read(recipe, adapters or []), adapters or [], rank, plot, home, out)
         return
     if output is None:
         raise UsageError("no name for the result", where="compose", hint="Pass -o NAME.")
@@ -103,6 +107,30 @@ def print_report(report: ComposeReport, out: Output) -> None:
     fields = {name: getattr(report, name) for name in report.__slots__}
     out.document(fields, lines=[line], ids=[str(report.digest or report.reference)])
     out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
+
+
+def print_plan(
+    written: RecipeFile | None,
+    adapters: Sequence[str],
+    rank: int | None,
+    plot: Path | None,
+    home: Path | None,
+    out: Output,
+) -> None:
+    """Pairs, a heat map of the least cosines, the loss at a rank, one recommendation."""
+    from adaptrix.cli.plan_lines import plan_lines, write_plot  # noqa: PLC0415
+    from adaptrix.registry.registry import Registry  # noqa: PLC0415
+
+    inputs = written.inputs if written else [weighted(text) for text in adapters]
+    with Registry(home) as registry:
+        found = registry.plan(inputs, rank=rank)
+    names = [entry.reference for entry in written.inputs] if written else [
+        weighted(text)[0] for text in adapters
+    ]  # fmt: skip
+    fields = {name: getattr(found, name) for name in found.__slots__}
+    out.document({"adapters": names, **fields}, lines=plan_lines(found, names), ids=[found.method])
+    if plot is not None:
+        write_plot(found, plot)
 
 
 def list_methods(out: Output) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adaptrix.compose.core import Core
-from adaptrix.compose.method import Cores, Method, Product
+from adaptrix.compose.method import Cores, Method, Product, product
 from adaptrix.compose.methods.polar import spectrum
 from adaptrix.compose.settings import SCALE, Parameter, Settings
 
@@ -23,7 +23,7 @@ def _merge(core: Core, weights: tuple[float, ...], settings: Settings) -> Produc
         kept = round(settings["keep"] * len(sizes))
         difference = (u[:, :kept] * sizes[:kept]) @ v[:, :kept].T
         merged = merged + settings["scale"] * weight * difference
-    return Product(left=core.left, middle=merged, right=core.right)
+    return product(core, merged, weights)
 
 
 METHOD = Method(

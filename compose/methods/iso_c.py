@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adaptrix.compose.core import Core
-from adaptrix.compose.method import Cores, Method, Product
+from adaptrix.compose.method import Cores, Method, Product, product
 from adaptrix.compose.methods.polar import spectrum
 from adaptrix.compose.settings import SCALE, Settings
 
@@ -13,7 +13,7 @@ def _merge(core: Core, weights: tuple[float, ...], settings: Settings) -> Produc
     # The mean over the directions that a LoRA has; the paper's, over all of the matrix,
     # differs by a constant.
     middle = settings["scale"] * float(sizes.mean()) * (u @ v.T)
-    return Product(left=core.left, middle=middle, right=core.right)
+    return product(core, middle, weights)
 
 
 METHOD = Method(

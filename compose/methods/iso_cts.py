@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from adaptrix.compose.core import Core
-from adaptrix.compose.method import Cores, Method, Product
+from adaptrix.compose.method import Cores, Method, Product, product
 from adaptrix.compose.methods.polar import polar, spectrum
 from adaptrix.compose.settings import SCALE, Parameter, Settings
 
@@ -30,7 +30,7 @@ def _merge(core: Core, weights: tuple[float, ...], settings: Settings) -> Produc
             values.append(values_of_own[:own])
     size = settings["scale"] * float(torch.cat(values).mean())
     left, right = polar(torch.cat(lefts, dim=1)), polar(torch.cat(rights, dim=1))
-    return Product(left=core.left, middle=size * left @ right.T, right=core.right)
+    return product(core, size * left @ right.T, weights)
 
 
 METHOD = Method(

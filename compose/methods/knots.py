@@ -16,7 +16,8 @@ def _merge(core: Core, weights: tuple[float, ...], settings: Settings) -> Produc
     aligned = canonical(core)
     parts = [part @ aligned.right.T for part in aligned.parts]
     merged = begin(in_basis(parts, _no_draws), weights, settings)()(parts)
-    return Product(left=aligned.left, middle=merged, right=None)
+    total = aligned.sum(weights) @ aligned.right.T
+    return Product(left=aligned.left, middle=merged, right=None, total=total)
 
 
 def _no_draws() -> list[torch.Generator]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from adaptrix.compose.core import Core, canonical
-from adaptrix.compose.method import Cores, Method, Product
+from adaptrix.compose.method import Cores, Method, Product, product
 from adaptrix.compose.settings import Settings
 
 
@@ -20,7 +20,7 @@ def _merge(core: Core, weights: tuple[float, ...], _settings: Settings) -> Produ
     wanted = sum(abs(w) * float(p.norm()) for w, p in zip(weights, core.parts, strict=True))
     size = float(merged.norm())
     scale = wanted / len(weights) / size if size > 0 else 0.0
-    return Product(left=aligned.left, middle=scale * merged, right=aligned.right)
+    return product(aligned, scale * merged, weights)
 
 
 METHOD = Method(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from adaptrix.compose.core import NULL
 from adaptrix.compose.elements import Elements
 from adaptrix.compose.method import Apply, Entries, Method
 from adaptrix.compose.methods.election import disjoint_mean
@@ -13,7 +14,11 @@ from adaptrix.compose.settings import DENSITY, SCALE, Settings
 
 
 def _variance(parts: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(parts).var(dim=0, unbiased=False)
+    stack = torch.stack(parts)
+    variance = stack.var(dim=0, unbiased=False)
+    # Adapters that agree vary by rounding alone, which must not choose anything.
+    rounding = float(stack.abs().max()) * max(NULL, 64 * torch.finfo(stack.dtype).eps)
+    return torch.where(variance > rounding**2, variance, 0.0)
 
 
 def _begin(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from adaptrix.compose.core import Core
-from adaptrix.compose.method import Cores, Method, Product
+from adaptrix.compose.method import Cores, Method, Product, product
 from adaptrix.compose.settings import ENERGY, RANK, Settings
 
 
 def _merge(core: Core, weights: tuple[float, ...], _settings: Settings) -> Product:
-    return Product(left=core.left, middle=core.sum(weights), right=core.right)
+    return product(core, core.sum(weights), weights)
 
 
 METHOD = Method(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from adaptrix.compose.core import Core
-from adaptrix.compose.method import Cores, Method, Product
+from adaptrix.compose.method import Cores, Method, Product, product
 from adaptrix.compose.methods.polar import polar, spectrum
 from adaptrix.compose.settings import SCALE, Settings
 
@@ -17,7 +17,7 @@ def _merge(core: Core, weights: tuple[float, ...], settings: Settings) -> Produc
     right = polar(torch.cat([v for _, _, v in triplets], dim=1))
     sizes = torch.cat([s for _, s, _ in triplets])
     middle = settings["scale"] * (left * sizes) @ right.T
-    return Product(left=core.left, middle=middle, right=core.right)
+    return product(core, middle, weights)
 
 
 METHOD = Method(

@@ -147,3 +147,16 @@ def test_licences(stocked, capsys, licences, carried):
         carried = " AND ".join(sorted(licences))
     capsys.readouterr()
     assert document(capsys, "show", "mix")["record"]["license"] == carried
+
+
+def test_a_plan_makes_nothing_and_draws(stocked, capsys, tmp_path):
+    picture = tmp_path / "plan.png"
+    found = document(capsys, "compose", "math", "code=0.5", "--plan", "--plot", str(picture))
+    assert found["adapters"] == ["math", "code"]
+    assert found["method"] in METHODS
+    assert {row["where"] for row in found["pairs"]} == {"all", "q_proj", "v_proj"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(["compose", "math", "code", "--plan"]) == 0
+    text = capsys.readouterr().out
+    assert "recommended: --method" in text
+    assert len(document(capsys, "ls")["rows"]) == 2
