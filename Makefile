@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench docs samples clean
+.PHONY: setup demo test test-engines check bench docs samples clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,13 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -q
+
+test-engines: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,engines]"
+	$(BIN)/python -m pytest -q tests/engines
+
+soak: setup
+	ADAPTRIX_SOAK=1 $(BIN)/python -m pytest -q tests/e2e/test_crash.py tests/e2e/test_soak.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@
    computed from the source file. 32 layers; ``--layers N`` for fewer.
 2. PEFT loads the converted adapter into a Phi of full width with no key missing and none
    unexpected; its float32 logits equal ours, merged and attached. Two layers, since the
-   model takes 340 MB a layer; ``--full`` takes all 32 (about 20 GB of memory).
+   model takes 315 MB a layer; ``--full`` takes all 32 for one configuration (15 GB).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from phi2_shapes import HEADS, INNER, LAYERS, WIDTH
 
 LAYOUTS = ("l1", "l2", "l3", "l4")
 TOLERANCE = 1e-5
+VOCABULARY = 51200
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Configuration:
     alpha: int
     modules: tuple[str, ...]
     rslora: bool = False
+    whole_rows: int = 0  # of embed_tokens and lm_head, saved whole
+    dtype: type[np.floating] = np.float32
 
     @property
     def scale(self) -> float:
@@ -57,9 +60,9 @@ class Configuration:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def __str__(self) -> str:
-        return f"r={self.rank} alpha={self.alpha} {','.join(self.modules)}" + (
-            " rslora" if self.rslora else ""
-        )
+        words = [f"r={self.rank} alpha={self.alpha} {','.join(self.modules)}"]
+        words += ["rslora"] * self.rslora + ["whole embed_tokens,lm_head"] * bool(self.whole_rows)
+        return " ".join(words + ["float16"] * (self.dtype is np.float16))
 
 
 QV, QKV = ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj")
@@ -70,6 +73,7 @@ CONFIGURATIONS = (
     Configuration(8, 16, FOUR),
     Configuration(8, 16, (*QV, "fc1", "fc2")),
     Configuration(8, 16, QKV),
+    Configuration(8, 32, QKV),
     Configuration(8, 32, FOUR),
     Configuration(16, 16, (*QKV, "fc1", "fc2")),
     Configuration(16, 16, SIX),
@@ -81,6 +85,8 @@ CONFIGURATIONS = (
     Configuration(64, 128, FOUR),
     Configuration(64, 16, ("dense",)),
     Configuration(32, 8, SIX, rslora=True),
+    # One of them has modules_to_save; half precision keeps it at half a gigabyte.
+    Configuration(8, 16, FOUR, whole_rows=VOCABULARY, dtype=np.float16),
 )
 
 Parts = dict[str, tuple[str, NDArray[np.intp] | slice]]
@@ -115,6 +121,19 @@ def parts_of(layout: str, layer: int, modules: tuple[str, ...]) -> Parts:
     return found
 
 
+def saved_names(layout: str) -> dict[str, str]:
+    """Canonical name → name in the file of the embedding and the head, kept whole."""
+    wte, head = {
+        "l1": ("layers.0.wte", f"layers.{LAYERS + 1}.linear"),
+        "l2": ("transformer.embd.wte", "lm_head.linear"),
+    }.get(layout, ("model.embed_tokens", "lm_head"))
+    return {
+        "model.embed_tokens.weight": f"{wte}.weight",
+        "lm_head.weight": f"{head}.weight",
+        "lm_head.bias": f"{head}.bias",
+    }
+
+
 def write_source(folder: Path, case: Configuration, layout: str, layers: int) -> dict[str, str]:
     """Write the raw PEFT folder; returns which file module each canonical path came from.
 
@@ -124,7 +143,7 @@ def write_source(folder: Path, case: Configuration, layout: str, layers: int) ->
     if layout != "l4" and set(QV) & set(modules):
         modules = tuple(dict.fromkeys((*QKV, *modules)))
     rng = np.random.default_rng(case.rank)
-    tensors: dict[str, NDArray[np.float32]] = {}
+    tensors: dict[str, NDArray[np.floating]] = {}
     origin: dict[str, str] = {}
     for layer in range(layers):
         for path, (name, _) in parts_of(layout, layer, modules).items():
@@ -137,14 +156,20 @@ def write_source(folder: Path, case: Configuration, layout: str, layers: int) ->
                 continue
             a = rng.standard_normal((case.rank, into), dtype=np.float32)
             b = rng.standard_normal((out, case.rank), dtype=np.float32)
-            tensors[f"{key}.lora_A.weight"] = a / np.float32(math.sqrt(into))
-            tensors[f"{key}.lora_B.weight"] = b / np.float32(100)
+            tensors[f"{key}.lora_A.weight"] = (a / math.sqrt(into)).astype(case.dtype)
+            tensors[f"{key}.lora_B.weight"] = (b / 100).astype(case.dtype)
+    saved = saved_names(layout) if case.whole_rows else {}
+    for name in saved.values():
+        shape = (case.whole_rows,) + (WIDTH,) * (not name.endswith("bias"))
+        whole = rng.standard_normal(shape, dtype=np.float32) / 50
+        tensors[f"base_model.model.{name}"] = whole.astype(case.dtype)
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": case.rank, "lora_alpha": case.alpha,
         "base_model_name_or_path": "microsoft/phi-2", "use_rslora": case.rslora,
         "target_modules": sorted({name.rpartition(".")[2] for name in origin.values()}),
+        "modules_to_save": sorted({name.split(".")[-2] for name in saved.values()}) or None,
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     return origin
@@ -178,6 +203,11 @@ def update_errors(
                 error = np.abs(scale * (b @ a) - wanted).max() / np.abs(wanted).max()
                 left -= set(keys)
                 yield path, float(error)
+        for path, name in saved_names(layout).items() if case.whole_rows else ():
+            key = f"base_model.model.{path}"
+            same = np.array_equal(new.get_tensor(key), old.get_tensor(f"base_model.model.{name}"))
+            left -= {key}
+            yield path, 0.0 if same else math.inf
         if left:
             raise SystemExit(f"tensors from nowhere: {sorted(left)[:3]}")
 
@@ -213,12 +243,19 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def logit_errors(converted: Path, model: PhiForCausalLM) -> dict[str, float]:
     """Missing and unexpected keys in PEFT, its effect, and our relative differences from it."""
     untouched = logits(model)
+    whole = {name: model.get_submodule(name) for name in ("model.embed_tokens", "lm_head")}
     tuned = get_peft_model(model, LoraConfig.from_pretrained(str(converted)))
     result = set_peft_model_state_dict(tuned, load_peft_weights(str(converted), device="cpu"))
     tuned.eval()
     wanted = logits(tuned)
-    missing = [key for key in result.missing_keys if "lora_" in key]
+    ours = ("lora_", "modules_to_save")
+    missing = [key for key in result.missing_keys if any(mark in key for mark in ours)]
     plain = tuned.unload()
+    for name, module in whole.items():
+        # PEFT leaves the adapter's whole modules behind; the base's own are what we start from.
+        plain.set_submodule(name, module)
+    if not torch.equal(logits(plain), untouched):
+        raise SystemExit("the base is not the one that PEFT started from")
     scale = wanted.abs().max()
     found = {
         "missing": float(len(missing)),
@@ -257,7 +294,8 @@ def prove_updates(root: Path, registry: Registry, layers: int) -> bool:
             errors = dict(update_errors(source, out, case, layout, layers))
             worst = max(errors.values())
             # The same operands in the same order: not a bit may differ.
-            good &= worst == 0 and set(errors) == set(origin)
+            wanted = {*origin, *saved_names(layout)} if case.whole_rows else {*origin}
+            good &= worst == 0 and set(errors) == wanted
             print(f"{layout:7} {len(errors):7} {worst:26.3g}  {case}", flush=True)
             shutil.rmtree(source)
             shutil.rmtree(out)
@@ -267,7 +305,8 @@ def prove_updates(root: Path, registry: Registry, layers: int) -> bool:
 def prove_logits(root: Path, registry: Registry, layers: int, vocabulary: int) -> bool:
     """Part 2; prints one row per configuration and naming."""
     good = True
-    cases = CONFIGURATIONS if layers < LAYERS else (CONFIGURATIONS[5], CONFIGURATIONS[10])
+    # All layers: one configuration, whose merge needs 15 GB in float32.
+    cases = CONFIGURATIONS if layers < LAYERS else (Configuration(16, 32, FOUR),)
     print(f"2. float32 logits of {layers} layers against PEFT, relative to the greatest logit")
     print(f"{'naming':7} {'missing':>7} {'unexp.':>6} {'effect':>8} {'attached':>9} {'merged':>9}"
           "  configuration")  # fmt: skip
@@ -276,7 +315,7 @@ def prove_logits(root: Path, registry: Registry, layers: int, vocabulary: int) -
             source, out = root / "source", root / "out"
             write_source(source, case, layout, layers)
             convert(registry, source, out)
-            found = logit_errors(out, base_model(layers, vocabulary))
+            found = logit_errors(out, base_model(layers, case.whole_rows or vocabulary))
             good &= not (found["missing"] or found["unexpected"] or found["back"])
             good &= max(found["attached"], found["merged"]) <= TOLERANCE < found["effect"]
             print(f"{layout:7} {found['missing']:7.0f} {found['unexpected']:6.0f} "
@@ -304,7 +343,9 @@ def main() -> int:
                 good &= prove_updates(root, registry, arguments.layers)
             if arguments.part != 1:
                 full = arguments.full
-                good &= prove_logits(root, registry, LAYERS if full else 2, 51200 if full else 2048)
+                good &= prove_logits(
+                    root, registry, LAYERS if full else 2, VOCABULARY if full else 2048
+                )
     print(f"{'PASS' if good else 'FAIL'} in {time.monotonic() - started:.0f} s")
     return 0 if good else 1
 

@@ -32,11 +32,12 @@ def make_adapter(
     alpha: int = 32,
     layout: str = "l4",
     seed: int = 0,
+    layers: int = LAYERS,
 ) -> Path:
     """Write a PEFT folder; returns the weight file's path."""
     rng = np.random.default_rng(seed)
     tensors = {}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         for module in modules:
             out, into = _SHAPES.get(module, (WIDTH, WIDTH))
             prefix = f"base_model.model.{module_path(layout, layer, module)}"

@@ -10,6 +10,12 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from adaptrix.compose.planning import ModulePlan, PairRow
+from adaptrix.registry.diffing import DiffReport
+from adaptrix.registry.doctor import DoctorReport
+from adaptrix.registry.pushing import PushReport
+from adaptrix.registry.remote_pulling import PullAllReport
+from adaptrix.registry.remotes import RemoteRow
 from adaptrix.registry.reports import (
     ComposeReport,
     ConvertReport,
@@ -17,6 +23,7 @@ from adaptrix.registry.reports import (
     MoveRow,
     PullReport,
     Row,
+    SimilarRow,
     VerifyReport,
 )
 from adaptrix.schema.digest import Digest
@@ -26,6 +33,44 @@ from adaptrix.store.fsck import FsckReport
 from adaptrix.store.gc import GcReport
 from adaptrix.store.rebuild import ReindexReport
 from adaptrix.store.usage import Usage
+
+
+class MethodParameter(TypedDict):
+    """A parameter of a merge method; its default is null when it is not used."""
+
+    name: str
+    summary: str
+    default: float | None
+
+
+class MethodRow(TypedDict):
+    """A merge method."""
+
+    name: str
+    summary: str
+    reference: str
+    spaces: list[str]
+    parameters: list[MethodParameter]
+
+
+class MethodsDocument(TypedDict):
+    """``compose --methods``."""
+
+    rows: list[MethodRow]
+
+
+class ComposePlanDocument(TypedDict):
+    """``compose --plan``."""
+
+    adapters: list[str]
+    rank: int
+    loss: float
+    pairs: list[PairRow]
+    modules: list[ModulePlan]
+    at_risk: list[int]
+    method: str
+    parameters: dict[str, float]
+    reason: str
 
 
 class InitDocument(TypedDict):
@@ -46,6 +91,18 @@ class LogDocument(TypedDict):
     rows: list[LogRow] | list[MoveRow]
 
 
+class ReflogDocument(TypedDict):
+    """``reflog``."""
+
+    rows: list[MoveRow]
+
+
+class SimilarDocument(TypedDict):
+    """``similar``."""
+
+    rows: list[SimilarRow]
+
+
 class FileDescriptor(TypedDict):
     """An OCI descriptor."""
 
@@ -63,6 +120,20 @@ class ShowDocument(TypedDict):
     record: AdapterRecord
     files: list[FileDescriptor]
     card: str
+
+
+class RemotesDocument(TypedDict):
+    """``remote``: all remotes after the command."""
+
+    rows: list[RemoteRow]
+
+
+class LoginDocument(TypedDict):
+    """``login``."""
+
+    remote: str
+    url: str
+    username: str
 
 
 class TagDocument(TypedDict):
@@ -203,8 +274,13 @@ def documents() -> dict[str, Any]:
     """Type of the document by the name of its schema's file."""
     return {
         "compose": ComposeReport,
+        "compose-methods": MethodsDocument,
+        "compose-plan": ComposePlanDocument,
+        "rebase": ComposeReport,
         "convert": ConvertReport,
         "demo": DemoDocument,
+        "diff": DiffReport,
+        "doctor": DoctorReport,
         "du": Usage,
         "error": ErrorDocument,
         "export": ConvertReport,
@@ -213,15 +289,22 @@ def documents() -> dict[str, Any]:
         "init": InitDocument,
         "inspect": Inspection,
         "log": LogDocument,
+        "login": LoginDocument,
         "ls": RowsDocument,
         "pull": PullReport,
+        "pull-all": PullAllReport,
+        "push": PushReport,
+        "reflog": ReflogDocument,
         "reindex": ReindexReport,
+        "remote": RemotesDocument,
+        "restore": MoveRow,
         "rm": RmDocument,
         "run": RunDocument,
         "run-compare": CompareDocument,
         "run-dry-run": PlanDocument,
         "search": RowsDocument,
         "show": ShowDocument,
+        "similar": SimilarDocument,
         "tag": TagDocument,
         "verify": VerifyReport,
     }

@@ -26,6 +26,9 @@ QuietFlag = Annotated[
 DryRunFlag = Annotated[
     bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")
 ]
+LimitOption = Annotated[
+    int, typer.Option("--limit", min=0, help="At most so many; 0 for all.", show_default=False)
+]
 YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 HomeOption = Annotated[
     Path | None,

@@ -24,7 +24,21 @@ SCHEMA_VERSION = 1
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _DIRECTION = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 # Characters of our own lines, for terminals that cannot show them.
-_ASCII = str.maketrans({"…": "...", "·": "*", "×": "x", "→": "->", "–": "-", "—": "-", "‖": "||"})
+_ASCII = str.maketrans(
+    {
+        "…": "...",
+        "·": "*",
+        "×": "x",
+        "→": "->",
+        "–": "-",
+        "—": "-",
+        "‖": "||",
+        "░": ".",
+        "▒": "o",
+        "▓": "O",
+        "█": "#",
+    }
+)
 
 
 class Mode(enum.StrEnum):

@@ -30,6 +30,18 @@ def weighted(text: str) -> tuple[str, float]:
     return name, weight
 
 
+def setting(text: str) -> tuple[str, float]:
+    """``NAME=VALUE``.
+
+    Raises:
+        UsageError: it is not, or the value is no finite number.
+    """
+    name, equals, _ = text.partition("=")
+    if not name or not equals:
+        raise UsageError("expected NAME=VALUE", where=repr(text))
+    return weighted(text)
+
+
 def weighted_list(text: str) -> list[tuple[str, float]]:
     """``A[=w],B[=w]``; each name once.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from adaptrix.cli.output import size_text, table
 
 if TYPE_CHECKING:
-    from adaptrix.registry.reports import LogRow, Row, ShowReport
+    from adaptrix.registry.reports import Row, ShowReport
     from adaptrix.schema.report import Inspection
 
 MODULES_SHOWN = 8
@@ -114,11 +114,3 @@ def show_lines(report: ShowReport) -> Iterator[str]:
     if report.card:
         yield ""
         yield from report.card.splitlines()
-
-
-def log_lines(rows: Sequence[LogRow], *, graph: bool) -> Iterator[str]:
-    """What ``log`` prints."""
-    for row in rows:
-        indent = ("| " * (row.depth - 1) + "|\\ " if row.depth else "* ") if graph else ""
-        weight = "" if row.weight is None else f" x{row.weight:g}"
-        yield f"{indent}{row.digest.short} {row.role}{weight} {row.name} {row.source} {row.description}".rstrip()

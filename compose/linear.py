@@ -10,107 +10,25 @@ Hu et al. 2021, section 4.1.)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from adaptrix.compose.refusals import check_composable
 from adaptrix.compose.tensors import lazy, to_torch, widest
-from adaptrix.schema.adapter import (
-    AdaptedModule,
-    Adapter,
-    ModulePath,
-    Replacement,
-    Scale,
-    ScaleRule,
-)
-from adaptrix.schema.errors import UsageError
-from adaptrix.schema.report import Fidelity
+from adaptrix.schema.adapter import AdaptedModule, ModulePath, Scale, ScaleRule
 from adaptrix.schema.tensor import LazyTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Composition:
-    """A composed adapter.
-
-    Attributes:
-        adapter: The result, in canonical form; its tensors are computed when read.
-        fidelity: ``exact`` when no ratio was rounded, else ``rounding``.
-        relative_error: ``‖ΔW − exact‖ / ‖exact‖`` over all modules (Frobenius, float64).
-    """
-
-    adapter: Adapter
-    fidelity: Fidelity
-    relative_error: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """One parent's share of one module; ``factor`` = weight times scale."""
+class Part:
+    """One update in a sum; ``factor`` is what its ``B·A`` is multiplied by."""
 
     module: AdaptedModule
     factor: float
 
 
-def linear(adapters: Sequence[tuple[Adapter, float]]) -> Composition:
-    """The exact weighted sum of ``adapters``.
-
-    An adapter with weight 0 is left out; one adapter with weight 1 is returned as it is.
-
-    Args:
-        adapters: Pairs of adapter and weight.
-
-    Raises:
-        UsageError: nothing is left to combine, or a weight is not finite.
-        IncompatibleAdapter: two adapters do not fit each other; the module is named.
-    """
-    if not all(math.isfinite(weight) for _, weight in adapters):
-        raise UsageError("weights must be finite numbers", where="compose")
-    present = [(adapter, weight) for adapter, weight in adapters if weight != 0]
-    if not present:
-        raise UsageError("every weight is 0: nothing to combine", where="compose")
-    check_composable(present)
-    first, weight = present[0]
-    if len(present) == 1 and weight == 1:
-        return Composition(adapter=first, fidelity=Fidelity.EXACT, relative_error=0.0)
-    parts: dict[ModulePath, list[_Part]] = {}
-    for adapter, weight in present:
-        for module in adapter.modules:
-            part = _Part(module=module, factor=weight * module.scale.value)
-            parts.setdefault(module.path, []).append(part)
-    modules = tuple(_sum(path, parts[path]) for path in sorted(parts))
-    exact = all(_is_exact(group) for group in parts.values())
-    error = 0.0 if exact else _relative_error(modules, parts)
-    return Composition(
-        adapter=_result(first, modules, _replacements(present)),
-        fidelity=Fidelity.EXACT if exact else Fidelity.ROUNDING,
-        relative_error=error,
-    )
-
-
-def _result(
-    first: Adapter, modules: tuple[AdaptedModule, ...], replacements: tuple[Replacement, ...]
-) -> Adapter:
-    return Adapter(
-        modules=modules,
-        replacements=replacements,
-        family=first.family,
-        base_name=first.base_name,
-        base_revision=first.base_revision,
-        format="composed",
-        layout="transformers",
-        method="lora",
-        task_type=first.task_type,
-    )
-
-
-def _replacements(present: list[tuple[Adapter, float]]) -> tuple[Replacement, ...]:
-    found = [item for adapter, _ in present for item in adapter.replacements]
-    return tuple(sorted(found, key=lambda item: item.parameter))
-
-
-def _common_scale(parts: list[_Part]) -> float:
+def _common_scale(parts: Sequence[Part]) -> float:
     """The scale that the sum is written with: the first part's own when that is exact."""
     scale = parts[0].module.scale.value
     if all(_power_of_two(part.factor / scale) for part in parts):
@@ -118,7 +36,8 @@ def _common_scale(parts: list[_Part]) -> float:
     return 1.0
 
 
-def _is_exact(parts: list[_Part]) -> bool:
+def is_exact(parts: Sequence[Part]) -> bool:
+    """Whether stacking them rounds nothing."""
     scale = _common_scale(parts)
     return all(_power_of_two(part.factor / scale) for part in parts)
 
@@ -128,8 +47,8 @@ def _power_of_two(ratio: float) -> bool:
     return abs(math.frexp(ratio)[0]) == 0.5 and 2**-6 <= abs(ratio) <= 2**6
 
 
-def _sum(path: ModulePath, parts: list[_Part]) -> AdaptedModule:
-    """One module of the sum, ``A (Σr, in)`` and ``B (out, Σr)``."""
+def stacked(path: ModulePath, parts: Sequence[Part]) -> AdaptedModule:
+    """One module of the sum, ``A (Σr, in)`` and ``B (out, Σr)``, read when wanted."""
     scale = _common_scale(parts)
     rank = sum(part.module.rank for part in parts)
     first = parts[0].module
@@ -151,20 +70,21 @@ def _sum(path: ModulePath, parts: list[_Part]) -> AdaptedModule:
         b=lazy(up, dtype=dtype, shape=(out[0], rank, *out[2:]), source=f"composed:{path}.B"),
         source=path,
         scale=Scale(value=scale, rule=ScaleRule.ALPHA_OVER_R, alpha=scale * rank, rank=rank),
-        bias_delta=_bias(path, parts, scale, dtype),
+        bias_delta=weighted_bias(path, parts, scale, dtype),
     )
 
 
-def _folded(part: _Part, scale: float, dtype: torch.dtype) -> torch.Tensor:
+def _folded(part: Part, scale: float, dtype: torch.dtype) -> torch.Tensor:
     """``B · factor/scale``, one rounding to ``dtype``."""
     up = to_torch(part.module.b)
     ratio = part.factor / scale
     return up.to(dtype) if ratio == 1 else (up.double() * ratio).to(dtype)
 
 
-def _bias(
-    path: ModulePath, parts: list[_Part], scale: float, dtype: torch.dtype
+def weighted_bias(
+    path: ModulePath, parts: Sequence[Part], scale: float, dtype: torch.dtype
 ) -> LazyTensor | None:
+    """``Σ factor·bias / scale (out,)``: biases add up in every method."""
     biased = [part for part in parts if part.module.bias_delta is not None]
     if not biased:
         return None
@@ -180,18 +100,15 @@ def _bias(
     return lazy(total, dtype=dtype, shape=(width,), source=f"composed:{path}.bias")
 
 
-def _relative_error(
-    modules: tuple[AdaptedModule, ...], parts: Mapping[ModulePath, list[_Part]]
-) -> float:
-    """``‖ΔW − exact‖_F / ‖exact‖_F`` by Gram matrices: ``‖U V‖² = tr(UᵀU · V Vᵀ)``."""
-    wrong = right = 0.0
-    for module in modules:
-        down = to_torch(module.a).double().flatten(1)
-        gram = down @ down.T
-        exact = torch.cat(
-            [to_torch(p.module.b).double().flatten(1) * p.factor for p in parts[module.path]], dim=1
-        )
-        difference = to_torch(module.b).double().flatten(1) * module.scale.value - exact
-        wrong += float(((difference.T @ difference) * gram).sum())
-        right += float(((exact.T @ exact) * gram).sum())
-    return math.sqrt(max(wrong, 0.0) / right) if right > 0 else 0.0
+def distance(module: AdaptedModule, parts: Sequence[Part]) -> tuple[float, float]:
+    """``‖ΔW − Σ‖²`` and ``‖Σ‖²`` of a stacked module, by Gram matrices.
+
+    ``‖U V‖² = tr(UᵀU · V Vᵀ)``. The factors of both are the same but for ``B``, so nothing
+    cancels.
+    """
+    down = to_torch(module.a).double().flatten(1)
+    gram = down @ down.T
+    exact = torch.cat([to_torch(p.module.b).double().flatten(1) * p.factor for p in parts], dim=1)
+    difference = to_torch(module.b).double().flatten(1) * module.scale.value - exact
+    wrong = float(((difference.T @ difference) * gram).sum())
+    return max(wrong, 0.0), float(((exact.T @ exact) * gram).sum())

@@ -61,6 +61,11 @@ def lazy(
     return LazyTensor(dtype=_OURS[dtype], shape=shape, source=source, load=load)
 
 
+def held(value: torch.Tensor, source: str) -> LazyTensor:
+    """A tensor that is in memory, as a lazy one."""
+    return lazy(lambda: value, dtype=value.dtype, shape=tuple(value.shape), source=source)
+
+
 def widest(dtypes: list[DType]) -> torch.dtype:
     """The narrowest floating type that holds every one of ``dtypes`` exactly.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import (
     AccessDenied,
@@ -12,6 +14,8 @@ from adaptrix.schema.errors import (
 )
 
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_LASTING = frozenset({"http_status", "offline", "bad_answer", "unreachable"})
 
 
 class Restart(RemoteError):
@@ -89,7 +93,7 @@ def error_for_status(
 
 def is_temporary(error: AdaptrixError) -> bool:
     """Whether the same request may succeed later."""
-    return error.temporary and error.code not in {"http_status", "offline", "bad_answer"}
+    return error.temporary and error.code not in _LASTING
 
 
 def _missing(code: str, where: str, *, token: bool) -> AdaptrixError:
@@ -107,3 +111,9 @@ def _missing(code: str, where: str, *, token: bool) -> AdaptrixError:
 def announced(sha256: Digest | None, git_oid: str | None) -> str:
     """The announced digest, for messages."""
     return str(sha256) if sha256 is not None else f"git:{git_oid}"
+
+
+def git_blob_id(data: bytes) -> str:
+    """What git calls a file with this content."""
+    head = f"blob {len(data)}\0".encode()
+    return hashlib.sha1(head + data, usedforsecurity=False).hexdigest()

@@ -6,15 +6,21 @@ streamed through its own HTTP session, so that proxies, certificates and its set
 
 from __future__ import annotations
 
-import email.utils
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from adaptrix.hub.faults import Restart, error_for_status
+from adaptrix.hub.http import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    check_range,
+    redirect_target,
+    require_secure,
+    retry_after_s,
+)
 from adaptrix.hub.remote import RemoteFile, Snapshot
 from adaptrix.hub.settings import HubSettings
 from adaptrix.schema.digest import Digest
@@ -24,10 +30,7 @@ from adaptrix.schema.reference import HubSource
 CHUNK_BYTES = 1 << 20
 MAX_FILES = 20_000
 MAX_NAME = 512
-MAX_REDIRECTS = 5
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class HuggingFaceHub:
@@ -45,7 +48,7 @@ class HuggingFaceHub:
         where, settings = str(self.source), self.settings
         self._check_endpoint()
         api = HfApi(endpoint=settings.endpoint, token=settings.token)
-        with _translated(where, token=settings.token is not None):
+        with translated(where, token=settings.token is not None):
             info = api.model_info(
                 self.source.repository, revision=self.source.revision, timeout=settings.timeout_s
             )
@@ -77,7 +80,7 @@ class HuggingFaceHub:
             if offset and response.status_code == 200:
                 raise Restart("the server sends the whole file", where=where)
             if offset:
-                _check_range(response, offset, file.size_bytes, where)
+                check_range(response, offset, file.size_bytes, where)
             etag = response.headers.get("etag", "")
             if etag.startswith('"'):
                 self._etags[file.path] = etag
@@ -89,7 +92,7 @@ class HuggingFaceHub:
         with self._open(snapshot, file, {"Range": f"bytes={start}-{stop - 1}"}) as response:
             whole = response.status_code == 200
             if not whole:
-                _check_range(response, start, file.size_bytes, where)
+                check_range(response, start, file.size_bytes, where)
             wanted = stop if whole else stop - start
             found = bytearray()
             for chunk in response.iter_bytes(CHUNK_BYTES):
@@ -111,7 +114,7 @@ class HuggingFaceHub:
         path = f"{snapshot.repository}/resolve/{snapshot.commit}/{quote(file.path)}"
         url = f"{self.settings.endpoint}/{path}"
         session = get_session()
-        with _translated(where, token=self.settings.token is not None):
+        with translated(where, token=self.settings.token is not None):
             for _ in range(MAX_REDIRECTS + 1):
                 request = session.build_request(
                     "GET",
@@ -121,8 +124,8 @@ class HuggingFaceHub:
                 )
                 response = session.send(request, stream=True, follow_redirects=False)
                 try:
-                    if response.status_code in {301, 302, 303, 307, 308}:
-                        url = _redirect(url, response, where)
+                    if response.status_code in REDIRECTS:
+                        url = redirect_target(url, response, where)
                         continue
                     self._check(response, where)
                     yield response
@@ -139,13 +142,7 @@ class HuggingFaceHub:
         return headers
 
     def _check_endpoint(self) -> None:
-        parts = urlsplit(self.settings.endpoint)
-        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            raise PolicyRefused(
-                "plain http is allowed for this machine only",
-                where=self.settings.endpoint,
-                hint="Use an https endpoint.",
-            )
+        require_secure(self.settings.endpoint)
 
     def _check(self, response: Any, where: str) -> None:
         status = response.status_code
@@ -154,7 +151,7 @@ class HuggingFaceHub:
                 status,
                 where,
                 code=response.headers.get("x-error-code", ""),
-                pause_s=_retry_after(response.headers.get("retry-after")),
+                pause_s=retry_after_s(response.headers.get("retry-after")),
                 token=self.settings.token is not None,
             )
         # A body that httpx would unpack no longer has the announced length.
@@ -196,38 +193,8 @@ def _file(entry: Any, where: str) -> RemoteFile:
     return RemoteFile(path=path, size_bytes=int(size), sha256=sha256, git_oid=str(entry.blob_id))
 
 
-def _redirect(url: str, response: Any, where: str) -> str:
-    target = str(response.headers.get("location", ""))
-    joined = str(response.url.join(target))
-    old, new = urlsplit(url), urlsplit(joined)
-    if new.scheme not in {"http", "https"} or (old.scheme == "https" and new.scheme == "http"):
-        raise PolicyRefused(f"refused to follow a redirect to {new.scheme}:", where=where)
-    return joined
-
-
-def _check_range(response: Any, start: int, size_bytes: int, where: str) -> None:
-    match = _RANGE.fullmatch(response.headers.get("content-range", ""))
-    if response.status_code != 206 or not match or int(match[1]) != start:
-        raise Restart("the server answered with another range", where=where)
-    if match[3] not in {"*", str(size_bytes)}:
-        raise Restart("the file has changed its size", where=where)
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds from ``Retry-After``: a number or an HTTP date (RFC 9110, 10.2.3)."""
-    if not text:
-        return None
-    if text.isdigit():
-        return float(text)
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, moment.timestamp() - time.time())
-
-
 @contextmanager
-def _translated(where: str, *, token: bool) -> Iterator[None]:
+def translated(where: str, *, token: bool) -> Iterator[None]:
     """Turn what huggingface_hub and its HTTP client raise into our errors."""
     try:
         yield
@@ -243,7 +210,7 @@ def _meaning(error: Exception, where: str, *, token: bool) -> AdaptrixError:
     response = getattr(error, "response", None)
     if response is not None and hasattr(response, "status_code"):
         code = response.headers.get("x-error-code", "")
-        pause = _retry_after(response.headers.get("retry-after"))
+        pause = retry_after_s(response.headers.get("retry-after"))
         return error_for_status(response.status_code, where, code=code, pause_s=pause, token=token)
     if "OfflineModeIsEnabled" in names:
         return RemoteError("offline mode is on", where=where, code="offline")

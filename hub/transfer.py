@@ -67,7 +67,7 @@ def fetch_file(
             attempt += 1
             if not is_temporary(error) or attempt >= settings.attempts:
                 raise
-            pause(_pause_s(error, attempt, settings))
+            pause(pause_s(error, attempt, settings))
         else:
             watcher.finish()
             return travelled
@@ -122,7 +122,8 @@ def _attempt(
     return travelled
 
 
-def _pause_s(error: AdaptrixError, attempt: int, settings: HubSettings) -> float:
+def pause_s(error: AdaptrixError, attempt: int, settings: HubSettings) -> float:
+    """Seconds to wait after the ``attempt``-th failure: what the server asks for, capped."""
     asked = error.pause_s if isinstance(error, RateLimited) else None
     if asked is None:
         asked = settings.backoff_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # noqa: S311

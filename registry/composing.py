@@ -2,116 +2,197 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from adaptrix.compose.methods import method as method_called
+from adaptrix.compose.combine import Composition, accepted, combine
+from adaptrix.compose.inputs import Input
+from adaptrix.compose.methods import find
+from adaptrix.compose.planning import Plan
+from adaptrix.compose.planning import plan as look_ahead
+from adaptrix.compose.settings import resolve as resolve_settings
+from adaptrix.registry.licenses import combined
 from adaptrix.registry.looking import open_version
+from adaptrix.registry.recipe_files import Ingredient
 from adaptrix.registry.reports import ComposeReport, StoredAdapter
 from adaptrix.registry.resolve import target
 from adaptrix.registry.writing import Provenance, publish
-from adaptrix.schema.errors import IncompatibleAdapter, UsageError
+from adaptrix.schema.digest import Digest
+from adaptrix.schema.errors import UsageError
 from adaptrix.schema.recipe import Recipe, RecipeInput
 from adaptrix.schema.record import ParentRecord, SourceRecord
 from adaptrix.store.home import Home
 
 
-def compose(
-    home: Home,
-    inputs: Sequence[tuple[str, float]],
-    *,
-    output: str,
-    method: str,
-    description: str,
-    dry_run: bool,
-) -> ComposeReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComposeRequest:
+    """What a composition was asked for; see :meth:`Registry.compose`."""
+
+    inputs: Sequence[Ingredient]
+    output: str
+    method: str = "linear"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    description: str = ""
+    allow_license_conflict: bool = False
+    dry_run: bool = False
+    rebased_from: Digest | None = None
+
+
+def compose(home: Home, request: ComposeRequest) -> ComposeReport:
     """See :meth:`Registry.compose`.
 
     Raises:
-        UsageError: no inputs, or an unknown method.
+        UsageError: no inputs, or an unknown method or parameter.
         IncompatibleAdapter: they cannot be combined; the module or field is named.
+    """
+    if not request.inputs:
+        raise UsageError("give at least one adapter", where="compose")
+    name, tag = target(request.output)
+    with home.lease():
+        parents = [open_version(home, entry.reference) for entry in request.inputs]
+        _refuse_twice(parents)
+        provenance = _provenance(request, parents)
+        result = combine(
+            [
+                Input(adapter=parent.adapter, weight=entry.weight, rules=entry.rules)
+                for parent, entry in zip(parents, request.inputs, strict=True)
+            ],
+            request.method,
+            request.parameters,
+            seed=request.seed,
+        )
+        if request.dry_run:
+            return _report(f"{name}:{tag}", result, provenance)
+        reason = f"compose {request.method}"
+        stored = publish(home, result.adapter, provenance, name=name, tag=tag, reason=reason)
+    return replace(
+        _report(f"{name}:{tag}", result, provenance),
+        digest=stored.digest,
+        tensors_digest=stored.manifest.record.tensors_digest,
+        status=stored.status,
+        changed=stored.status != "unchanged",
+    )
+
+
+def plan(home: Home, inputs: Sequence[Ingredient], *, rank: int | None) -> Plan:
+    """See :meth:`Registry.plan`.
+
+    Raises:
+        UsageError: no inputs, or a bad weight.
+        IncompatibleAdapter: they cannot be combined.
     """
     if not inputs:
         raise UsageError("give at least one adapter", where="compose")
-    name, tag = target(output)
-    chosen = method_called(method)
     with home.lease():
-        parents = [(open_version(home, text), weight) for text, weight in inputs]
-        provenance = _provenance(method, parents, description)
-        result = chosen.combine([(parent.adapter, weight) for parent, weight in parents])
-        stored = None
-        if not dry_run:
-            stored = publish(
-                home, result.adapter, provenance, name=name, tag=tag, reason=f"compose {method}"
-            )
+        parents = [open_version(home, entry.reference) for entry in inputs]
+        _refuse_twice(parents)
+        return look_ahead(
+            [
+                Input(adapter=parent.adapter, weight=entry.weight, rules=entry.rules)
+                for parent, entry in zip(parents, inputs, strict=True)
+            ],
+            rank=rank,
+        )
+
+
+def rebase(home: Home, reference: str, *, dry_run: bool = False) -> ComposeReport:
+    """See :meth:`Registry.rebase`.
+
+    Raises:
+        UsageError: it is no composition, or what is named is no tag.
+        NotFound: a parent's name is gone.
+    """
+    current = open_version(home, reference)
+    document = current.manifest.record.recipe
+    if document is None:
+        raise UsageError("not a composition, so there is nothing to rebase", where=reference)
+    recipe = Recipe.from_json(document)
+    space = "" if recipe.space == "factor" else f"@{recipe.space}"
+    record = current.manifest.record
+    return compose(
+        home,
+        ComposeRequest(
+            inputs=[
+                Ingredient(reference=entry.name, weight=entry.weight, rules=entry.rules)
+                for entry in recipe.inputs
+            ],
+            output=reference,
+            method=recipe.method + space,
+            parameters=recipe.parameters,
+            seed=recipe.seed or 0,
+            description=record.description,
+            # Whoever made it has decided that already.
+            allow_license_conflict=" AND " in record.license,
+            dry_run=dry_run,
+            rebased_from=current.digest,
+        ),
+    )
+
+
+def _refuse_twice(parents: Sequence[StoredAdapter]) -> None:
+    seen: set[str] = set()
+    for parent in parents:
+        if parent.reference in seen:
+            raise UsageError("an adapter is named twice", where=parent.reference)
+        seen.add(parent.reference)
+
+
+def _report(reference: str, result: Composition, provenance: Provenance) -> ComposeReport:
     return ComposeReport(
-        reference=f"{name}:{tag}",
-        digest=stored.digest if stored else None,
-        tensors_digest=stored.manifest.record.tensors_digest if stored else None,
+        reference=reference,
+        digest=None,
+        tensors_digest=None,
         recipe=dict(provenance.recipe or {}),
         modules=len(result.adapter.modules),
         ranks=result.adapter.ranks,
         error=result.relative_error,
         fidelity=result.fidelity,
-        status=stored.status if stored else "planned",
-        changed=stored is not None and stored.status != "unchanged",
+        status="planned",
+        changed=False,
     )
 
 
-def _provenance(
-    method: str, parents: list[tuple[StoredAdapter, float]], description: str
-) -> Provenance:
-    opened = [parent for parent, _ in parents]
+def _provenance(request: ComposeRequest, parents: list[StoredAdapter]) -> Provenance:
+    stated = {p.manifest.record.license: p.reference for p in parents if p.manifest.record.license}
+    lineage = [
+        ParentRecord(
+            digest=parent.digest, role="composed_from", weight=entry.weight, name=parent.reference
+        )
+        for parent, entry in zip(parents, request.inputs, strict=True)
+    ]
+    if request.rebased_from is not None:
+        lineage.append(ParentRecord(digest=request.rebased_from, role="rebased_from"))
     return Provenance(
         source=SourceRecord(kind="composed"),
-        recipe=_recipe(method, parents).to_json(),
-        parents=_parents(parents),
-        description=description,
-        license=_license(opened),
-        capabilities=_capabilities(opened),
+        recipe=_recipe(request, parents).to_json(),
+        parents=tuple(lineage),
+        description=request.description,
+        license=combined(stated, allow_conflict=request.allow_license_conflict),
+        capabilities=tuple(
+            dict.fromkeys(word for p in parents for word in p.manifest.record.capabilities)
+        ),
     )
 
 
-def _recipe(method: str, parents: list[tuple[StoredAdapter, float]]) -> Recipe:
+def _recipe(request: ComposeRequest, parents: list[StoredAdapter]) -> Recipe:
+    method, space = find(request.method)
+    settings = resolve_settings(
+        accepted(method, space), request.parameters, method=request.method, seed=request.seed
+    )
     return Recipe(
-        method=method,
+        method=method.name,
+        space=space,
+        parameters=settings.values,
+        seed=request.seed if method.draws else None,
         inputs=tuple(
             RecipeInput(
                 name=parent.reference,
                 digest=parent.digest,
                 tensors_digest=parent.manifest.record.tensors_digest,
-                weight=weight,
+                weight=entry.weight,
+                rules=entry.rules,
             )
-            for parent, weight in parents
+            for parent, entry in zip(parents, request.inputs, strict=True)
         ),
     )
-
-
-def _parents(parents: list[tuple[StoredAdapter, float]]) -> tuple[ParentRecord, ...]:
-    return tuple(
-        ParentRecord(
-            digest=parent.digest, role="composed_from", weight=weight, name=parent.reference
-        )
-        for parent, weight in parents
-    )
-
-
-def _license(parents: list[StoredAdapter]) -> str:
-    """The licence of the result: the one they share.
-
-    Raises:
-        IncompatibleAdapter: two parents state different licences.
-    """
-    stated = {p.manifest.record.license: p.reference for p in parents if p.manifest.record.license}
-    if len(stated) > 1:
-        listed = ", ".join(f"{name} ({owner})" for name, owner in sorted(stated.items()))
-        raise IncompatibleAdapter(
-            f"licences differ: {listed}",
-            where="license",
-            hint="Pull them again with --license where one of them is wrong.",
-            code="license_conflict",
-        )
-    return next(iter(stated), "")
-
-
-def _capabilities(parents: list[StoredAdapter]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word for p in parents for word in p.manifest.record.capabilities))

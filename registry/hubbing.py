@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adaptrix.convert.source import AdapterFiles, ByteSource
@@ -35,14 +35,23 @@ class FetchedSnapshot:
     fetched_bytes: int
 
 
-def open_remote(source: HubSource) -> tuple[Remote, Snapshot]:
+def open_remote(source: HubSource, token: str = "") -> tuple[Remote, Snapshot]:
     """The repository and the commit that ``source`` names now."""
-    remote = HuggingFaceHub(source, HubSettings.from_environment())
+    settings = HubSettings.from_environment()
+    if token:
+        settings = replace(settings, token=token)
+    remote = HuggingFaceHub(source, settings)
     return remote, remote.snapshot()
 
 
 def fetch_snapshot(
-    home: Home, remote: Remote, snapshot: Snapshot, *, label: str, progress: Progress | None
+    home: Home,
+    remote: Remote,
+    snapshot: Snapshot,
+    *,
+    label: str,
+    progress: Progress | None,
+    kind: str = "hub",
 ) -> FetchedSnapshot:
     """Fetch the files that an adapter needs; those that are here already do not travel.
 
@@ -71,7 +80,7 @@ def fetch_snapshot(
             ignored=selection.ignored,
         ),
         record=SourceRecord(
-            kind="hub", repository=snapshot.repository, commit=snapshot.commit, files=tuple(files)
+            kind=kind, repository=snapshot.repository, commit=snapshot.commit, files=tuple(files)
         ),
         fetched_bytes=fetched,
     )

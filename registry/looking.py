@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
-from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
 from adaptrix.convert.source import AdapterFiles, FileSource
-from adaptrix.registry.reports import LogRow, MoveRow, Row, ShowReport, StoredAdapter
-from adaptrix.registry.resolve import resolve, target
+from adaptrix.registry.reports import Row, ShowReport, StoredAdapter
+from adaptrix.registry.resolve import resolve
 from adaptrix.schema import media_types
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import IntegrityError
+from adaptrix.schema.manifest import Manifest
 from adaptrix.store.entries import Listing, VersionEntry
 from adaptrix.store.home import Home
 
@@ -25,8 +25,17 @@ def version_files(home: Home, digest: Digest, label: str) -> AdapterFiles:
     Raises:
         IntegrityError: a file of the version is missing.
     """
+    return manifest_files(home, home.manifest(digest), label)
+
+
+def manifest_files(home: Home, manifest: Manifest, label: str) -> AdapterFiles:
+    """The files that ``manifest`` names, as a reader sees them.
+
+    Raises:
+        IntegrityError: one of them is missing.
+    """
     files = {}
-    for layer in home.manifest(digest).layers:
+    for layer in manifest.layers:
         name = layer.annotations[media_types.FILEPATH]
         path = home.blobs.path(layer.digest)
         if path is None:
@@ -53,6 +62,12 @@ def open_version(home: Home, text: str) -> StoredAdapter:
 
 
 def _adapter(home: Home, digest: Digest, reference: str, *, family: str) -> Adapter:
+    from adaptrix.convert.reading import (  # noqa: PLC0415 - ls and show read no tensors
+        ReadOptions,
+        read_adapter,
+        refusal,
+    )
+
     # The values were checked when it was stored; verify checks them again.
     options = ReadOptions(check_values=False)
     reading = read_adapter(version_files(home, digest, reference), options)
@@ -62,17 +77,13 @@ def _adapter(home: Home, digest: Digest, reference: str, *, family: str) -> Adap
     return replace(reading.adapter, family=family)
 
 
-def ls(home: Home, pattern: str | None) -> tuple[Row, ...]:
+def ls(home: Home, pattern: str | None, *, limit: int = 0, after: str = "") -> tuple[Row, ...]:
     """See :meth:`Registry.ls`."""
-    return _rows(home.index.adapters(pattern))
+    return rows_of(home.index.adapters(pattern, limit=limit, after=after))
 
 
-def search(home: Home, query: str) -> tuple[Row, ...]:
-    """See :meth:`Registry.search`."""
-    return _rows(home.index.search(query))
-
-
-def _rows(listings: Iterable[Listing]) -> tuple[Row, ...]:
+def rows_of(listings: Iterable[Listing]) -> tuple[Row, ...]:
+    """Names whose version is here, as rows."""
     return tuple(
         _row(str(entry.reference), entry.version) for entry in listings if entry.version is not None
     )
@@ -110,49 +121,3 @@ def show(home: Home, text: str) -> ShowReport:
         "",
     )
     return ShowReport(reference=reference, digest=digest, manifest=manifest, card=card)
-
-
-def log(home: Home, text: str) -> tuple[LogRow, ...]:
-    """See :meth:`Registry.log`."""
-    reference, digest = resolve(home, text)
-    return tuple(_ancestry(home, digest, reference))
-
-
-def _ancestry(home: Home, tip: Digest, reference: str) -> Iterator[LogRow]:
-    """Breadth first, each version once."""
-    queue: list[tuple[Digest, str, str, int, float | None]]
-    queue = [(tip, reference, "tip", 0, None)]
-    seen: set[Digest] = set()
-    while queue:
-        digest, name, role, depth, weight = queue.pop(0)
-        if digest in seen or not home.blobs.has(digest):
-            continue
-        seen.add(digest)
-        record = home.manifest(digest).record
-        source = record.source
-        place = f"hf:{source.repository}@{source.commit[:12]}" if source.commit else source.kind
-        yield LogRow(
-            digest=digest,
-            name=name,
-            role=role,
-            depth=depth,
-            weight=weight,
-            source=place,
-            description=record.description,
-        )
-        queue += [(p.digest, p.name, p.role, depth + 1, p.weight) for p in record.parents]
-
-
-def reflog(home: Home, text: str) -> tuple[MoveRow, ...]:
-    """See :meth:`Registry.reflog`."""
-    name, tag = target(text)
-    return tuple(
-        MoveRow(
-            reference=f"{name}:{tag}",
-            old=entry.old,
-            new=entry.new,
-            reason=entry.reason,
-            time=entry.time.isoformat(),
-        )
-        for entry in home.references.log(name, tag)
-    )

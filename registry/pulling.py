@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter, refusal
+from adaptrix.hub.location import RemoteKind
 from adaptrix.registry.card import read_card
+from adaptrix.registry.remotes import Place, Remotes
 from adaptrix.registry.reports import PullReport
 from adaptrix.registry.resolve import default_name, resolve, target
 from adaptrix.registry.settings import Settings
@@ -27,7 +29,7 @@ from adaptrix.schema.errors import FormatError, InvalidReference, NotFound
 from adaptrix.schema.manifest import Manifest
 from adaptrix.schema.record import AdapterRecord, ConversionRecord, SourceRecord
 from adaptrix.schema.reference import HubSource, PathSource
-from adaptrix.schema.report import Inspection
+from adaptrix.schema.report import Fidelity, Inspection, Verdict
 from adaptrix.schema.version import VERSION
 from adaptrix.store.home import Home
 
@@ -53,6 +55,7 @@ class PullRequest:
     training_data: str = ""
     license: str = ""
     dry_run: bool = False
+    force: bool = False
 
 
 def read_options(request: PullRequest) -> ReadOptions:
@@ -107,12 +110,29 @@ def pull(
     """See :meth:`Registry.pull`."""
     if request.name is not None:
         target(request.name)
-    located = locate(request.source, request.revision)
+    place = Remotes(settings).place(request.source)
     with home.lease():
+        if place is not None and place.location.kind is not RemoteKind.HUB:
+            from adaptrix.registry.remote_pulling import pull_place  # noqa: PLC0415
+
+            return pull_place(home, settings, request, place, progress)
+        located = _located(request, place)
+        if place is not None and request.name is None:
+            request = replace(request, name=place.name)
         if isinstance(located, PathSource):
             opened = open_local(located)
-            return _ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
+            return ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
         return _pull_hub(home, settings, request, located, progress)
+
+
+def _located(request: PullRequest, place: Place | None) -> HubSource | PathSource:
+    """A path or a hub's repository; a remote may be a namespace on a hub."""
+    if place is None:
+        return locate(request.source, request.revision)
+    source = HubSource(
+        repository=f"{place.location.path}/{place.name}", revision=place.revision or None
+    )
+    return locate(str(source), request.revision)
 
 
 def _pull_hub(
@@ -125,38 +145,43 @@ def _pull_hub(
     from adaptrix.registry.hubbing import fetch_snapshot, open_remote  # noqa: PLC0415
 
     require_online(settings.offline, str(source))
-    remote, snapshot = open_remote(source)
-    name, tag = _names(request)
+    remote, snapshot = open_remote(source, Remotes(settings).hub_token(request.source))
+    name, tag = names_of(request)
     current = home.references.get(name, tag)
     if current is not None and not request.dry_run:
         manifest = home.manifest(current)
         same = manifest.record.source
         if (same.repository, same.commit) == (snapshot.repository, snapshot.commit):
             unchanged = _with_answers(manifest.record, request)
-            if same_content(unchanged, manifest.record) and _same_question(manifest, request):
-                return _report(
+            if same_content(unchanged, manifest.record) and same_question(manifest, request):
+                return report_of(
                     f"{name}:{tag}", current, manifest, "unchanged", str(source), fetched=0
                 )
     fetched = fetch_snapshot(home, remote, snapshot, label=str(source), progress=progress)
-    return _ingest(home, request, fetched.opened, lambda: fetched.record, fetched.fetched_bytes)
+    return ingest(home, request, fetched.opened, lambda: fetched.record, fetched.fetched_bytes)
 
 
-def _same_question(manifest: Manifest, request: PullRequest) -> bool:
+def same_question(manifest: Manifest, request: PullRequest) -> bool:
     """Whether flags that change how the source is read were left out."""
     return request.alpha is None and request.source_layout is None and request.base is None
 
 
-def _ingest(
+def ingest(
     home: Home,
     request: PullRequest,
     opened: OpenedSource,
     source_record: Callable[[], SourceRecord],
     fetched_bytes: int,
 ) -> PullReport:
+    """Recognise, convert and store what was opened, and name it.
+
+    Raises:
+        AdaptrixError: it cannot be converted exactly; nothing is stored then.
+    """
     reading = read_adapter(opened.files, read_options(request))
     if reading.adapter is None:
         raise refusal(reading)
-    name, tag = _names(request)
+    name, tag = names_of(request)
     if request.dry_run:
         return _planned(f"{name}:{tag}", reading.inspection, opened.label)
     card = read_card(opened.files)
@@ -170,15 +195,16 @@ def _ingest(
         license=request.license or card.license,
         card=card.text,
     )
-    reason = f"pull {opened.label if provenance.source.kind == 'hub' else 'a local path'}"
+    reason = f"pull {'a local path' if provenance.source.kind == 'local' else opened.label}"
     stored = publish(home, reading.adapter, provenance, name=name, tag=tag, reason=reason)
-    report = _report(
+    report = report_of(
         f"{name}:{tag}", stored.digest, stored.manifest, stored.status, opened.label, fetched_bytes
     )
     return replace(report, problems=reading.inspection.problems)
 
 
-def _names(request: PullRequest) -> tuple[str, str]:
+def names_of(request: PullRequest) -> tuple[str, str]:
+    """Name and tag to store under."""
     return target(request.name) if request.name is not None else default_name(request.source)
 
 
@@ -207,12 +233,11 @@ def _conversion(inspection: Inspection) -> ConversionRecord:
     )
 
 
-def _report(
+def report_of(
     reference: str, digest: Digest, manifest: Manifest, status: str, source: str, fetched: int
 ) -> PullReport:
+    """What to say of a version that is here now."""
     record, conversion = manifest.record, manifest.record.conversion
-    if conversion is None:
-        raise FormatError("a composed version has no conversion", where=reference)
     return PullReport(
         reference=reference,
         digest=digest,
@@ -222,13 +247,13 @@ def _report(
         changed=status != "unchanged",
         status=status,
         source=source,
-        format=conversion.format,
-        layout=conversion.layout,
+        format=conversion.format if conversion else "composed",
+        layout=conversion.layout if conversion else "",
         architecture=record.family or "unknown",
-        confidence=conversion.confidence,
+        confidence=conversion.confidence if conversion else 1.0,
         modules=len(record.modules),
-        fidelity=conversion.fidelity,
-        verdict=conversion.verdict,
+        fidelity=conversion.fidelity if conversion else Fidelity.EXACT,
+        verdict=conversion.verdict if conversion else Verdict.PASS,
     )
 
 
@@ -264,15 +289,21 @@ def read_source(
     stored = _stored_files(existing_home, request.source)
     if stored is not None:
         return read_adapter(stored.files, read_options(request)), stored.label
-    located = locate(request.source, request.revision)
-    if isinstance(located, PathSource):
-        opened = open_local(located)
-        return read_adapter(opened.files, read_options(request)), opened.label
-    from adaptrix.registry.hubbing import open_remote, ranged  # noqa: PLC0415
+    place = Remotes(settings).place(request.source)
+    if place is None or place.location.kind is RemoteKind.HUB:
+        located = _located(request, place)
+        if isinstance(located, PathSource):
+            opened = open_local(located)
+            return read_adapter(opened.files, read_options(request)), opened.label
+        from adaptrix.registry.hubbing import open_remote, ranged  # noqa: PLC0415
 
-    require_online(settings.offline, str(located))
-    remote, snapshot = open_remote(located)
-    opened = ranged(remote, snapshot, label=str(located))
+        require_online(settings.offline, str(located))
+        remote, snapshot = open_remote(located, Remotes(settings).hub_token(request.source))
+        opened = ranged(remote, snapshot, label=str(located))
+    else:
+        from adaptrix.registry.remote_pulling import open_place  # noqa: PLC0415
+
+        opened = open_place(settings, place)
     options = replace(read_options(request), check_values=False)
     return read_adapter(opened.files, options), opened.label
 

@@ -5,13 +5,13 @@ Registry().pull("any/lora-adapter", name="my_new_adapter", capabilities=["python
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from adaptrix.registry import looking, managing, verifying
-from adaptrix.registry.pulling import PullRequest, inspect_source, pull
+from adaptrix.registry import history, looking, managing, searching
+from adaptrix.registry.remotes import Place
 from adaptrix.registry.reports import (
     ComposeReport,
     ConvertReport,
@@ -20,16 +20,22 @@ from adaptrix.registry.reports import (
     PullReport,
     Row,
     ShowReport,
+    SimilarRow,
     StoredAdapter,
     VerifyReport,
 )
 from adaptrix.registry.resolve import resolve
 from adaptrix.registry.settings import Settings
+from adaptrix.registry.sharing import Sharing
 from adaptrix.schema.digest import Digest
 from adaptrix.store.home import Home
 
 if TYPE_CHECKING:
+    from adaptrix.compose.planning import Plan
     from adaptrix.hub.remote import Progress
+    from adaptrix.registry.diffing import DiffReport
+    from adaptrix.registry.doctor import DoctorReport
+    from adaptrix.registry.recipe_files import Ingredient
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
@@ -37,7 +43,7 @@ if TYPE_CHECKING:
     from adaptrix.store.usage import Usage
 
 
-class Registry:
+class Registry(Sharing):
     """A home and everything that can be done with it. Made on first use."""
 
     def __init__(self, home: Path | str | None = None, *, settings: Settings | None = None) -> None:
@@ -72,15 +78,16 @@ class Registry:
         training_data: str = "",
         license: str = "",  # noqa: A002 - the field's name everywhere
         dry_run: bool = False,
+        force: bool = False,
         progress: Progress | None = None,
     ) -> PullReport:
         """Fetch, verify, recognise, convert and store an adapter.
 
-        Pulling the same thing again changes nothing and says so; a moved upstream makes a
-        new version with the old one as parent.
+        Pulling the same thing again changes nothing; a moved upstream makes a new version.
 
         Args:
-            source: ``org/repo``, ``hf:org/repo@revision``, a Hub URL, a file or a folder.
+            source: ``org/repo``, ``hf:org/repo@revision``, a Hub URL, ``oci://host/repo:tag``,
+                ``REMOTE/name:tag``, a file or a folder.
             name: ``NAME[:TAG]`` to store it under.
             revision: Branch, tag or commit on the Hub.
             base: Folder or file of the base model's ``config.json``, or its name.
@@ -92,11 +99,14 @@ class Registry:
             training_data: Likewise.
             license: Likewise.
             dry_run: Recognise and report, store nothing.
+            force: Let the name here move to a remote's version that it does not lead to.
             progress: Told of the bytes as they come.
 
         Raises:
             AdaptrixError: with the exit status of its kind; nothing is stored then.
         """
+        from adaptrix.registry.pulling import PullRequest, pull  # noqa: PLC0415 - reads formats
+
         request = PullRequest(
             source=source,
             name=name,
@@ -110,6 +120,7 @@ class Registry:
             training_data=training_data,
             license=license,
             dry_run=dry_run,
+            force=force,
         )
         return pull(self.home, self.settings, request, progress)
 
@@ -123,6 +134,8 @@ class Registry:
         revision: str | None = None,
     ) -> Inspection:
         """Say what a source or a stored version is; a remote one from its headers alone."""
+        from adaptrix.registry.pulling import PullRequest, inspect_source  # noqa: PLC0415
+
         return inspect_source(
             self._home_if_any,
             self.settings,
@@ -148,6 +161,7 @@ class Registry:
     ) -> ConvertReport:
         """Write a source or a stored version in another format to ``output``."""
         from adaptrix.registry.converting import convert  # noqa: PLC0415
+        from adaptrix.registry.pulling import PullRequest  # noqa: PLC0415
 
         request = PullRequest(source=source, base=base, alpha=alpha, source_layout=source_layout)
         return convert(
@@ -156,44 +170,114 @@ class Registry:
 
     def compose(
         self,
-        inputs: Sequence[tuple[str, float]],
+        inputs: Sequence[tuple[str, float] | Ingredient],
         *,
         output: str,
         method: str = "linear",
+        parameters: Mapping[str, float] | None = None,
+        seed: int = 0,
         description: str = "",
+        allow_license_conflict: bool = False,
         dry_run: bool = False,
     ) -> ComposeReport:
         """Make a new version from others, without the base model.
 
         Args:
-            inputs: Pairs of reference and weight.
+            inputs: Pairs of reference and weight, or ingredients with rules.
             output: ``NAME[:TAG]``.
-            method: Merge method.
+            method: ``NAME`` or ``NAME@SPACE`` of ``adaptrix compose --methods``.
+            parameters: Values of the method's parameters.
+            seed: Seed of methods that draw.
             description: Kept in the manifest.
+            allow_license_conflict: Carry conflicting licences as ``A AND B``.
             dry_run: Check and report, store nothing.
         """
-        from adaptrix.registry.composing import compose  # noqa: PLC0415 - imports torch
+        from adaptrix.registry.composing import ComposeRequest, compose  # noqa: PLC0415 - torch
 
         return compose(
             self.home,
-            inputs,
-            output=output,
-            method=method,
-            description=description,
-            dry_run=dry_run,
+            ComposeRequest(
+                inputs=_ingredients(inputs),
+                output=output,
+                method=method,
+                parameters=parameters or {},
+                seed=seed,
+                description=description,
+                allow_license_conflict=allow_license_conflict,
+                dry_run=dry_run,
+            ),
         )
+
+    def plan(
+        self, inputs: Sequence[tuple[str, float] | Ingredient], *, rank: int | None = None
+    ) -> Plan:
+        """What composing ``inputs`` would meet, without composing them.
+
+        Args:
+            inputs: Pairs of reference and weight, or ingredients with rules.
+            rank: Rank to predict losses for; the greatest of any input by default.
+        """
+        from adaptrix.registry.composing import plan  # noqa: PLC0415 - imports torch
+
+        return plan(self.home, _ingredients(inputs), rank=rank)
+
+    def rebase(self, reference: str, *, dry_run: bool = False) -> ComposeReport:
+        """Make a composition again from what its parents' names point to now.
+
+        Nothing changes when they have not moved.
+        """
+        from adaptrix.registry.composing import rebase  # noqa: PLC0415 - imports torch
+
+        return rebase(self.home, reference, dry_run=dry_run)
 
     def open(self, reference: str) -> StoredAdapter:
         """A stored version in canonical form, its tensors read when wanted."""
         return looking.open_version(self.home, reference)
 
-    def ls(self, pattern: str | None = None) -> tuple[Row, ...]:
-        """Names with their versions."""
-        return looking.ls(self.home, pattern)
+    def ls(self, pattern: str | None = None, *, limit: int = 0, after: str = "") -> tuple[Row, ...]:
+        """Names with their versions, sorted; those of a remote for ``REMOTE/``.
 
-    def search(self, query: str) -> tuple[Row, ...]:
-        """Names whose name or description holds every word of ``query``."""
-        return looking.search(self.home, query)
+        Args:
+            pattern: Shell pattern for ``name`` or ``name:tag``; None for all.
+            limit: At most so many; 0 for all.
+            after: Only those behind this ``name:tag``.
+        """
+        if pattern is not None and pattern.endswith("/"):
+            from adaptrix.registry.remote_listing import remote_rows  # noqa: PLC0415
+
+            place = Place(location=self.remotes.get(pattern[:-1]), base=pattern)
+            rows = [row for row in remote_rows(self.settings, place) if row.reference > after]
+            return tuple(rows[:limit] if limit else rows)
+        return looking.ls(self.home, pattern, limit=limit, after=after)
+
+    def search(self, query: str, *, remote: str = "", limit: int = 0) -> tuple[Row, ...]:
+        """Names that fit words and filters, the best first, here or at a remote.
+
+        Args:
+            query: ``words family:phi rank:8..16 size:<10MB since:2026-01-01 …``.
+            remote: Name of a remote to search instead.
+            limit: At most so many; 0 for all.
+        """
+        if remote:
+            from adaptrix.registry.remote_listing import search_remote  # noqa: PLC0415
+
+            rows = search_remote(self.settings, remote, query)
+            return rows[:limit] if limit else rows
+        return searching.search(self.home, query, limit=limit)
+
+    def similar(self, reference: str, *, limit: int = 10) -> tuple[SimilarRow, ...]:
+        """Versions that change the model alike, the likest first.
+
+        Candidates come from stored energies of the modules; the cosine of the updates
+        themselves is exact.
+        """
+        return searching.similar(self.home, reference, limit=limit)
+
+    def diff(self, a: str, b: str) -> DiffReport:
+        """What two versions differ in, computed on the factors in float64."""
+        from adaptrix.registry.diffing import diff  # noqa: PLC0415 - imports torch
+
+        return diff(self.home, a, b)
 
     def show(self, reference: str) -> ShowReport:
         """A version in full."""
@@ -201,11 +285,21 @@ class Registry:
 
     def log(self, reference: str) -> tuple[LogRow, ...]:
         """The version and what it descends from, newest first."""
-        return looking.log(self.home, reference)
+        return history.log(self.home, reference)
 
-    def reflog(self, reference: str) -> tuple[MoveRow, ...]:
-        """Moves of a tag, newest first."""
-        return looking.reflog(self.home, reference)
+    def reflog(self, reference: str | None = None) -> tuple[MoveRow, ...]:
+        """Moves of a tag, or of all, newest first."""
+        return history.reflog(self.home, reference)
+
+    def restore(self, reference: str, version: str = "", *, dry_run: bool = False) -> MoveRow:
+        """Point a tag to where it pointed before its last move, or to ``version``.
+
+        Args:
+            reference: ``NAME[:TAG]``, also one that was removed.
+            version: Where to; ``""`` for where it was before.
+            dry_run: Check and report only.
+        """
+        return history.restore(self.home, reference, version, dry_run=dry_run)
 
     def tag(self, reference: str, tag: str, *, dry_run: bool = False) -> str:
         """Give a version one more tag; returns ``name:tag``."""
@@ -217,7 +311,9 @@ class Registry:
 
     def verify(self, reference: str, *, base: str | None = None) -> VerifyReport:
         """Compute every claim of a version again."""
-        return verifying.verify(self.home, reference, base=base)
+        from adaptrix.registry.verifying import verify  # noqa: PLC0415 - reads formats
+
+        return verify(self.home, reference, base=base)
 
     def gc(self, *, dry_run: bool = False, grace_s: float | None = None) -> GcReport:
         """Delete what no name, reflog or lineage reaches, after a grace period."""
@@ -227,9 +323,32 @@ class Registry:
         """What takes how much room."""
         return self.home.du()
 
-    def fsck(self, *, quick: bool = False, repair: bool = False) -> FsckReport:
-        """Hash everything again and check that it hangs together."""
-        return self.home.fsck(quick=quick, repair=repair)
+    def fsck(
+        self,
+        *,
+        quick: bool = False,
+        sample: float = 1.0,
+        full: bool = False,
+        repair: bool = False,
+    ) -> FsckReport:
+        """Hash everything again and check that it hangs together.
+
+        Args:
+            quick: Names, sizes and structure only.
+            sample: Share of the blobs that are hashed.
+            full: Compute every claim of every manifest again, too.
+            repair: Move damaged blobs aside, fetch what is missing from the remotes, and
+                write derived files anew.
+        """
+        from adaptrix.registry.checking import fsck  # noqa: PLC0415
+
+        return fsck(self.home, self.settings, quick=quick, sample=sample, full=full, repair=repair)
+
+    def doctor(self) -> DoctorReport:
+        """Check the surroundings: disk, packages, settings, remotes."""
+        from adaptrix.registry.doctor import doctor  # noqa: PLC0415
+
+        return doctor(self.home, self.settings)
 
     def reindex(self) -> ReindexReport:
         """Make the index again from the blobs alone."""
@@ -264,3 +383,12 @@ class Registry:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _ingredients(inputs: Sequence[tuple[str, float] | Ingredient]) -> list[Ingredient]:
+    from adaptrix.registry.recipe_files import Ingredient  # noqa: PLC0415 - yaml
+
+    return [
+        entry if isinstance(entry, Ingredient) else Ingredient(reference=entry[0], weight=entry[1])
+        for entry in inputs
+    ]

@@ -22,8 +22,8 @@ class PullReport:
         fetched_bytes: Bytes that were read from the source this time.
         changed: Whether anything changed; False when it was all there already.
         status: ``new``, ``unchanged``, ``updated`` or ``planned``.
-        inspection: What was recognised.
         problems: Everything the user should know.
+        ancestors_missing: Versions that it descends from and that the remote does not have.
     """
 
     reference: str
@@ -42,6 +42,7 @@ class PullReport:
     fidelity: Fidelity
     verdict: Verdict
     problems: tuple[Problem, ...] = ()
+    ancestors_missing: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,24 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarRow:
+    """One line of ``similar``.
+
+    Attributes:
+        profile: Cosine of the modules' energies: whether they change the same places.
+        cosine: Cosine of the updates themselves, exact; None where nothing is in common.
+        shared: Modules that both adapt.
+    """
+
+    reference: str
+    digest: Digest
+    profile: float
+    cosine: float | None
+    shared: int
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogRow:
     """One version in the history of a name, newest first.
 
@@ -119,6 +138,7 @@ class LogRow:
         role: How it relates to the one above it: ``tip``, ``pulled_over``, ``composed_from``.
         depth: Steps from the tip.
         weight: Weight in the composition above it, else None.
+        parents: What it descends from, as far as it is here.
     """
 
     digest: Digest
@@ -128,6 +148,7 @@ class LogRow:
     weight: float | None
     source: str
     description: str
+    parents: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,7 @@ def default_name(source: str) -> tuple[str, str]:
     text = source.removeprefix("hf://").removeprefix("hf:").partition("@")[0].lower()
     parts = [part for part in text.replace("\\", "/").split("/") if part not in {"", ".", ".."}]
     keep = 2 if not source.startswith((".", "/", "~")) and len(parts) == 2 else 1
-    cleaned = [_clean(part) for part in parts[-keep:]]
+    cleaned = [clean_name(part) for part in parts[-keep:]]
     try:
         return Reference(parts=tuple(cleaned)).name, DEFAULT_TAG
     except InvalidReference as error:
@@ -96,7 +96,8 @@ def default_name(source: str) -> tuple[str, str]:
         ) from error
 
 
-def _clean(part: str) -> str:
+def clean_name(part: str) -> str:
+    """``part`` with what a reference does not allow replaced."""
     for suffix in (".lora", ".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth"):
         part = part.removesuffix(suffix)
     allowed = string.ascii_lowercase + string.digits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adaptrix.schema.errors import UsageError
@@ -19,10 +19,14 @@ class Settings:
     Attributes:
         home: Folder of the registry.
         offline: Whether the network is off limits.
+        remote: Name of the remote that is meant where none is given; ``""`` for none.
+        token: Secret for that remote, in place of a stored one; ``""`` for none.
     """
 
     home: Path
     offline: bool = False
+    remote: str = ""
+    token: str = field(default="", repr=False)
 
     @classmethod
     def from_environment(
@@ -32,7 +36,7 @@ class Settings:
         offline: bool | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Settings:
-        """Read ``ADAPTRIX_HOME``, ``ADAPTRIX_OFFLINE``, ``HF_HUB_OFFLINE``, ``XDG_DATA_HOME``.
+        """Read ``ADAPTRIX_HOME|OFFLINE|REMOTE|TOKEN``, ``HF_HUB_OFFLINE``, ``XDG_DATA_HOME``.
 
         Raises:
             UsageError: ``ADAPTRIX_HOME`` is set and empty.
@@ -43,7 +47,12 @@ class Settings:
                 env.get(name, "").lower() in _TRUE
                 for name in ("ADAPTRIX_OFFLINE", "HF_HUB_OFFLINE")
             )
-        return cls(home=(home or _default_home(env)).expanduser(), offline=offline)
+        return cls(
+            home=(home or _default_home(env)).expanduser(),
+            offline=offline,
+            remote=env.get("ADAPTRIX_REMOTE", ""),
+            token=env.get("ADAPTRIX_TOKEN", ""),
+        )
 
 
 def _default_home(env: Mapping[str, str]) -> Path:

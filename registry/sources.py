@@ -52,9 +52,7 @@ def locate(text: str, revision: str | None = None) -> HubSource | PathSource:
         # Hub names may hold upper-case letters, which references may not.
         parsed = PathSource(path=text) if path.exists() else hub_source_of(text)
     if isinstance(parsed, OciSource):
-        raise UsageError(
-            "pulling from an OCI registry is not there yet", where=text, code="not_yet"
-        )
+        raise UsageError("a registry is pulled from as a remote", where=text)
     if isinstance(parsed, Reference):
         parsed = PathSource(path=text) if path.exists() else hub_source_of(text)
     if isinstance(parsed, PathSource) and revision is not None:

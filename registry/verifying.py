@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter
 from adaptrix.convert.writing import tensors_digest
-from adaptrix.registry.looking import version_files
+from adaptrix.registry.looking import manifest_files
 from adaptrix.registry.reports import VerifyReport
 from adaptrix.registry.resolve import resolve
 from adaptrix.schema.adapter import Adapter
@@ -38,14 +38,28 @@ def verify(home: Home, text: str, *, base: str | None) -> VerifyReport:
     from adaptrix.registry.pulling import PullRequest, read_options  # noqa: PLC0415
 
     reference, digest = resolve(home, text)
-    manifest = home.manifest(digest)
+    options = ReadOptions()
+    if base is not None:
+        options = read_options(PullRequest(source=reference, base=base))
+    return verify_manifest(home, home.manifest(digest), digest, reference, options)
+
+
+def verify_manifest(
+    home: Home, manifest: Manifest, digest: Digest, reference: str, options: ReadOptions
+) -> VerifyReport:
+    """Compute every claim of a manifest again, whose files are in the store.
+
+    Args:
+        home: The store.
+        manifest: The version.
+        digest: Digest of its manifest.
+        reference: Its name, for messages.
+        options: How to read it.
+    """
     found = _Findings()
     _check_blobs(home, manifest, found)
     if not found.problems:
-        options = ReadOptions()
-        if base is not None:
-            options = read_options(PullRequest(source=reference, base=base))
-        reading = read_adapter(version_files(home, digest, reference), options)
+        reading = read_adapter(manifest_files(home, manifest, reference), options)
         _check_reading(reading, manifest.record, found)
     return VerifyReport(
         reference=reference,

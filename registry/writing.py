@@ -24,6 +24,7 @@ from adaptrix.store.home import Home
 from adaptrix.store.references import ReferenceConflict
 
 CARD_PATH = "README.md"
+_HISTORY = {"pulled_over", "rebased_from"}
 ATTEMPTS = 8
 
 
@@ -109,7 +110,7 @@ def same_content(one: AdapterRecord, other: AdapterRecord) -> bool:
 
 
 def _without_history(record: AdapterRecord) -> AdapterRecord:
-    parents = tuple(parent for parent in record.parents if parent.role != "pulled_over")
+    parents = tuple(parent for parent in record.parents if parent.role not in _HISTORY)
     # A new commit that leaves every file of the adapter as it was is no new version.
     return replace(record, parents=parents, source=replace(record.source, commit=""))
 

@@ -7,6 +7,7 @@ float16 once, and adapters are trained on the rounded weights.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -186,3 +187,9 @@ def save_base(model: PhiForCausalLM, tokenizer: PreTrainedTokenizerFast, folder:
     model.generation_config.update(eos_token_id=0, pad_token_id=1, bos_token_id=0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # Where transformers before 5 wrote it, and where other engines look for it.
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["partial_rotary_factor"] = config["rope_parameters"]["partial_rotary_factor"]
+    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

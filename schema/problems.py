@@ -133,6 +133,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "missing_parent": ProblemCode(
         Severity.NOTE, "", hint="The parent lives in another home; its digest is still recorded."
     ),
+    "unfinished_version": ProblemCode(
+        Severity.NOTE, "", hint="A command was stopped there; repeating it finishes the work."
+    ),
     "foreign_file": ProblemCode(
         Severity.WARNING, "", hint="Nothing of Adaptrix: remove it if you do not need it."
     ),

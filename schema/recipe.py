@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from adaptrix.schema.canonical import Json, float_text
 from adaptrix.schema.digest import Digest
+from adaptrix.schema.errors import FormatError
+from adaptrix.schema.version import VERSION
+
+_LAYER = re.compile(r"\.(\d+)(?:\.|$)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightRule:
+    """Another weight for some modules.
+
+    Attributes:
+        weight: The weight there, instead of the input's own.
+        pattern: A glob on the module path: ``*.mlp.*``, ``*.q_proj``.
+        layers: First and last layer, both included; None for all.
+    """
+
+    weight: float
+    pattern: str = "*"
+    layers: tuple[int, int] | None = None
+
+    def fits(self, path: str) -> bool:
+        """Whether it is about the module at ``path``; a layer is the path's first number."""
+        if not fnmatchcase(path, self.pattern):
+            return False
+        if self.layers is None:
+            return True
+        found = _LAYER.search(path)
+        return found is not None and self.layers[0] <= int(found[1]) <= self.layers[1]
+
+    def to_json(self) -> dict[str, Json]:
+        """Canonical document."""
+        layers: Json = None if self.layers is None else list(self.layers)
+        return {"weight": float_text(self.weight), "pattern": self.pattern, "layers": layers}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,16 +49,30 @@ class RecipeInput:
     """One parent.
 
     Attributes:
-        name: The reference as the user wrote it, for people.
+        name: The reference as the user wrote it, for people and for a rebase.
         digest: Digest of the parent's manifest.
         tensors_digest: Digest of its tensors.
-        weight: Its weight in the sum.
+        weight: Its weight.
+        rules: Other weights for some modules; the last one that fits wins.
     """
 
     name: str
     digest: Digest
     tensors_digest: Digest
     weight: float
+    rules: tuple[WeightRule, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """Canonical document."""
+        document: dict[str, Json] = {
+            "name": self.name,
+            "digest": str(self.digest),
+            "tensorsDigest": str(self.tensors_digest),
+            "weight": float_text(self.weight),
+        }
+        if self.rules:
+            document["rules"] = [rule.to_json() for rule in self.rules]
+        return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,32 +81,82 @@ class Recipe:
 
     Attributes:
         method: Name of the merge method (``linear``).
-        space: ``factor`` (nothing is multiplied out).
+        space: ``factor`` where nothing is multiplied out, else where entries are looked at.
         inputs: Parents with weights, in the order given.
-        parameters: Settings of the method.
+        parameters: Settings of the method, defaults included.
         seed: Seed, or None when the method draws nothing.
+        tool: Name and version of the tool.
     """
 
     method: str
     inputs: tuple[RecipeInput, ...]
     space: str = "factor"
-    parameters: Mapping[str, Json] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
+    tool: str = f"adaptrix {VERSION}"
 
     def to_json(self) -> dict[str, Json]:
-        """Canonical document; weights as decimal text."""
+        """Canonical document; numbers as decimal text."""
+        parameters: dict[str, Json] = {
+            name: float_text(value) for name, value in self.parameters.items()
+        }
         return {
             "method": self.method,
             "space": self.space,
-            "parameters": dict(self.parameters),
+            "parameters": parameters,
             "seed": self.seed,
-            "inputs": [
-                {
-                    "name": entry.name,
-                    "digest": str(entry.digest),
-                    "tensorsDigest": str(entry.tensors_digest),
-                    "weight": float_text(entry.weight),
-                }
-                for entry in self.inputs
-            ],
+            "tool": self.tool,
+            "inputs": [entry.to_json() for entry in self.inputs],
         }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, object]) -> Recipe:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            FormatError: it is no recipe.
+        """
+        try:
+            return cls(
+                method=str(document["method"]),
+                space=str(document["space"]),
+                parameters={k: float(v) for k, v in _mapping(document["parameters"]).items()},
+                seed=None if document["seed"] is None else int(str(document["seed"])),
+                tool=str(document.get("tool", "")),
+                inputs=tuple(_input(entry) for entry in _sequence(document["inputs"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"no recipe: {error}", where="recipe") from error
+
+
+def _input(document: object) -> RecipeInput:
+    entry = _mapping(document)
+    return RecipeInput(
+        name=str(entry["name"]),
+        digest=Digest.parse(entry["digest"]),
+        tensors_digest=Digest.parse(entry["tensorsDigest"]),
+        weight=float(entry["weight"]),
+        rules=tuple(_rule(_mapping(rule)) for rule in _sequence(entry.get("rules", []))),
+    )
+
+
+def _rule(entry: Mapping[str, str]) -> WeightRule:
+    layers = entry["layers"]
+    bounds = None if layers is None else [int(str(value)) for value in _sequence(layers)]
+    return WeightRule(
+        weight=float(entry["weight"]),
+        pattern=entry["pattern"],
+        layers=None if bounds is None else (bounds[0], bounds[1]),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, got {value!r}")
+    return value
+
+
+def _sequence(value: object) -> Sequence[object]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"expected a list, got {value!r}")
+    return value

@@ -83,7 +83,8 @@ class ParentRecord:
 
     Attributes:
         digest: Digest of the parent's manifest.
-        role: ``pulled_over`` (an earlier state of the same upstream), ``composed_from``.
+        role: ``pulled_over`` (an earlier state of the same upstream), ``composed_from``,
+            ``rebased_from`` (the same composition of earlier parents).
         weight: Weight in a composition, else None.
         name: Reference as the user wrote it.
     """

@@ -23,6 +23,7 @@ from sqlmodel import Session, SQLModel
 
 from adaptrix.schema.errors import AccessDenied, AdaptrixError, StoreError
 from adaptrix.store.faults import DiskFull, StoreBusy, StoreReadOnly, free_bytes
+from adaptrix.store.finder import CREATE_SEARCH
 from adaptrix.store.tables import SCHEMA_VERSION, TABLES
 
 BUSY_TIMEOUT_MS = 30_000
@@ -177,6 +178,7 @@ class Database:
                 return  # another process was faster
             tables = [SQLModel.metadata.tables[str(table.__tablename__)] for table in TABLES]
             SQLModel.metadata.create_all(connection, tables=tables)
+            connection.exec_driver_sql(CREATE_SEARCH)
             fill(session)
             session.flush()
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")

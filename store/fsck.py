@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from adaptrix.store.rebuild import Scan, scan
 if TYPE_CHECKING:
     from adaptrix.store.disk import DiskStore
     from adaptrix.store.home import Home
+    from adaptrix.store.index import Index
 
 _READ_BYTES = 1 << 20
 Progress = Callable[[int], None]
@@ -38,6 +40,8 @@ class FsckReport:
         references: Names that were looked at.
         problems: What does not hold.
         quarantined: Damaged blobs that were moved aside.
+        repaired: Blobs that were fetched again from a remote.
+        claims: Claims of manifests that were computed again.
     """
 
     verdict: Verdict
@@ -47,16 +51,24 @@ class FsckReport:
     references: int
     problems: tuple[Problem, ...]
     quarantined: tuple[Digest, ...] = ()
+    repaired: tuple[Digest, ...] = ()
+    claims: int = 0
 
 
 def check(
-    home: Home, *, quick: bool = False, repair: bool = False, progress: Progress | None = None
+    home: Home,
+    *,
+    quick: bool = False,
+    sample: float = 1.0,
+    repair: bool = False,
+    progress: Progress | None = None,
 ) -> FsckReport:
     """Check a home.
 
     Args:
         home: The home.
         quick: Names, sizes and structure only; bytes are not hashed.
+        sample: Share of the blobs that are hashed, chosen anew each time.
         repair: Move damaged blobs to ``quarantine/`` and write derived files anew.
         progress: Called with the number of bytes after each block hashed.
 
@@ -67,7 +79,7 @@ def check(
     if repair and home.read_only:
         raise StoreReadOnly(where=str(home.path))
     with nullcontext() if home.read_only else home.lease():
-        sizes, problems, damaged, hashed = _blobs(home.blobs, quick, progress)
+        sizes, problems, damaged, hashed = _blobs(home.blobs, 0.0 if quick else sample, progress)
         quarantined = [_quarantine(home, digest) for digest in damaged] if repair else []
         for digest in quarantined:
             sizes.pop(digest, None)
@@ -88,7 +100,7 @@ def check(
 
 
 def _blobs(
-    blobs: DiskStore, quick: bool, progress: Progress | None
+    blobs: DiskStore, sample: float, progress: Progress | None
 ) -> tuple[dict[Digest, int], list[Problem], list[Digest], int]:
     sizes: dict[Digest, int] = {}
     problems: list[Problem] = []
@@ -108,7 +120,7 @@ def _blobs(
         if digest not in known:
             continue
         sizes[digest] = size_bytes
-        if quick:
+        if sample < 1 and random.random() >= sample:  # noqa: S311 - no secret
             continue
         actual = _hash(blobs, digest, progress)
         hashed += size_bytes
@@ -155,14 +167,34 @@ def _index(home: Home, found: Scan, *, quick: bool) -> Iterator[Problem]:
         yield Problem.of("stale_index", reason, where=index.database.path.name)
     stored = {version.digest for version in found.versions}
     indexed = {entry.digest for entry in index.versions()}
+    needed = _needed(index, found)
     for digest in sorted(stored - indexed):
-        yield Problem.of("stale_index", "this version is not in the index", where=str(digest))
+        if digest in needed:
+            yield Problem.of("stale_index", "this version is not in the index", where=str(digest))
+        else:
+            message = "stored, and never finished or named; gc takes it when it is old"
+            yield Problem.of("unfinished_version", message, where=str(digest))
     for digest in sorted(indexed - stored):
         yield Problem.of("missing_blob", "its manifest or config is lost", where=str(digest))
     for row in index.references():
         if row.digest not in stored:
             yield Problem.of("dangling_reference", f"no manifest {row.digest}", where=str(row))
     yield from _moves(home)
+
+
+def _needed(index: Index, found: Scan) -> set[Digest]:
+    """Versions that a name points to or pointed to, with all that they descend from."""
+    parents = {v.digest: v.manifest.record.parents for v in found.versions}
+    waiting = [row.digest for row in index.references()]
+    for _, _, _, entry in index.moves():
+        waiting += [digest for digest in (entry.old, entry.new) if digest is not None]
+    needed: set[Digest] = set()
+    while waiting:
+        digest = waiting.pop()
+        if digest not in needed:
+            needed.add(digest)
+            waiting += [parent.digest for parent in parents.get(digest, ())]
+    return needed
 
 
 def _moves(home: Home) -> Iterator[Problem]:
@@ -180,8 +212,8 @@ def _moves(home: Home) -> Iterator[Problem]:
 
 
 def _layout(home: Home, *, repair: bool) -> Iterator[Problem]:
-    rows, sizes = home.index.listing()
-    valid = is_layout(home.path), read_index(home.path) == index_bytes(rows, sizes)
+    wanted = index_bytes(*home.index.listing())
+    valid = is_layout(home.path), read_index(home.path) == wanted
     if repair and not all(valid):
         ensure_layout(home.path)
         with home.index.writing() as transaction:

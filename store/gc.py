@@ -95,8 +95,10 @@ def collect(
     if home.read_only:
         raise StoreReadOnly(where=str(home.path))
     with locked(home.path / "lock", timeout_s=timeout_s):
-        plan = _plan(home, grace_s, reflog_s)
         with home.index.writing() as transaction:
+            # A move writes its record's blob inside its own transaction, so while this one
+            # is open no record is there that the index does not know yet.
+            plan = _plan(home, grace_s, reflog_s)
             for record in plan.moves:
                 transaction.forget_move(record)
             for version in plan.versions:

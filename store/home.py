@@ -125,6 +125,8 @@ class Home:
             from adaptrix.store.index import Index  # noqa: PLC0415 - 0.25 s of imports
 
             self._opened = Index(self._open_database())
+            if not self.read_only:
+                self.references.settle()
         return self._opened
 
     def lease(self, *, timeout_s: float = 60.0) -> AbstractContextManager[None]:
@@ -249,10 +251,15 @@ class Home:
             return self._refill()
 
     def fsck(
-        self, *, quick: bool = False, repair: bool = False, progress: Progress | None = None
+        self,
+        *,
+        quick: bool = False,
+        sample: float = 1.0,
+        repair: bool = False,
+        progress: Progress | None = None,
     ) -> FsckReport:
         """Check everything; see :func:`adaptrix.store.fsck.check`."""
-        return check(self, quick=quick, repair=repair, progress=progress)
+        return check(self, quick=quick, sample=sample, repair=repair, progress=progress)
 
     def gc(
         self, *, grace_s: float = GRACE_S, reflog_s: float = REFLOG_S, dry_run: bool = False

@@ -7,7 +7,8 @@ of ``store.entries``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import ColumnElement, and_, delete, or_
@@ -25,6 +26,8 @@ from adaptrix.store.entries import (
     StoredBlob,
     VersionEntry,
 )
+from adaptrix.store.finder import clear_text, drop_text, find, put_text
+from adaptrix.store.query import SearchQuery
 from adaptrix.store.rows import (
     blob_rows,
     edge_of,
@@ -41,8 +44,12 @@ from adaptrix.store.tables import (
     ParentTable,
     ReferenceTable,
     ReflogTable,
+    SignatureTable,
     VersionTable,
 )
+
+Listed = tuple[list[ReferenceRow], dict[Digest, int], Digest | None]
+"""All names, the size of each manifest that they point to, the latest move's record."""
 
 
 class Index:
@@ -93,31 +100,37 @@ class Index:
         with self.database.reading() as session:
             return tuple(Digest.parse(text) for text in session.exec(query))
 
-    def adapters(self, pattern: str | None = None) -> tuple[Listing, ...]:
+    def adapters(
+        self, pattern: str | None = None, *, limit: int = 0, after: str = ""
+    ) -> tuple[Listing, ...]:
         """Names with their versions, sorted.
 
         Args:
             pattern: Shell pattern (``*``, ``?``, ``[…]``) for ``name`` or ``name:tag``.
+            limit: At most so many; 0 for all.
+            after: Only those behind this ``name:tag``.
         """
-        if pattern is None:
-            return self._listings()
         name, tag = col(ReferenceTable.name), col(ReferenceTable.tag)
-        full = name.op("||")(":").op("||")(tag)
-        return self._listings(or_(name.op("GLOB")(pattern), full.op("GLOB")(pattern)))
+        where: list[ColumnElement[bool]] = []
+        if pattern is not None:
+            full = name.op("||")(":").op("||")(tag)
+            where.append(or_(name.op("GLOB")(pattern), full.op("GLOB")(pattern)))
+        if after:
+            last_name, _, last_tag = after.partition(":")
+            where.append(or_(name > last_name, and_(name == last_name, tag > last_tag)))
+        return self._listings(*where, limit=limit)
 
-    def search(self, query: str) -> tuple[Listing, ...]:
-        """Names whose name or description holds every word of ``query``, any case."""
-        columns = (
-            ReferenceTable.name, ReferenceTable.tag, VersionTable.description,
-            VersionTable.domain, VersionTable.capabilities, VersionTable.training_data,
-            VersionTable.family, VersionTable.base, VersionTable.license, VersionTable.method,
-            VersionTable.source_repository,
-        )  # fmt: skip
-        words = [
-            or_(*(col(column).icontains(word, autoescape=True) for column in columns))
-            for word in query.split()
-        ]
-        return self._listings(*words)
+    def search(self, query: SearchQuery | str) -> tuple[Listing, ...]:
+        """Names that fit, the best first; text alone is taken as words."""
+        wanted = SearchQuery(words=tuple(query.split())) if isinstance(query, str) else query
+        with self.database.reading() as session:
+            return find(session, wanted)
+
+    def signatures(self) -> dict[Digest, dict[str, float]]:
+        """Energies by module path of the versions for which they were computed."""
+        with self.database.reading() as session:
+            rows = session.exec(select(SignatureTable))
+            return {Digest.parse(row.digest): json.loads(row.energies) for row in rows}
 
     def parents(self, digest: Digest) -> tuple[LineageEdge, ...]:
         """Edges to the parents, in the manifest's order."""
@@ -156,6 +169,16 @@ class Index:
         with self.database.reading() as session:
             return _references(session)
 
+    def named(self, digest: Digest) -> tuple[ReferenceRow, ...]:
+        """Names that point to a version, sorted."""
+        query = (
+            select(ReferenceTable)
+            .where(col(ReferenceTable.digest) == str(digest))
+            .order_by(col(ReferenceTable.name), col(ReferenceTable.tag))
+        )
+        with self.database.reading() as session:
+            return tuple(reference_of(row) for row in session.exec(query))
+
     def reflog(self, name: str, tag: str) -> list[ReflogEntry]:
         """Moves of a name, newest first."""
         with self.database.reading() as session:
@@ -168,10 +191,15 @@ class Index:
             rows = session.exec(select(ReflogTable).order_by(col(ReflogTable.sequence)))
             return [(current.get((r.name, r.tag)), r.name, r.tag, move_of(r)) for r in rows]
 
-    def listing(self) -> tuple[list[ReferenceRow], dict[Digest, int]]:
-        """All names, and the size of each manifest that they point to, at one moment."""
+    def listing(self) -> Listed:
+        """All names, sizes of their manifests, and the latest move, at one moment."""
         with self.database.reading() as session:
-            return _references(session), _manifest_sizes(session)
+            return _references(session), _manifest_sizes(session), _last_move(session)
+
+    def last_move(self) -> Digest | None:
+        """Record of the latest move of any name."""
+        with self.database.reading() as session:
+            return _last_move(session)
 
     @contextmanager
     def writing(self) -> Iterator[IndexTransaction]:
@@ -203,7 +231,7 @@ class Index:
         with self.database.reading() as session:
             return tuple(edge_of(row) for row in session.exec(query))
 
-    def _listings(self, *where: ColumnElement[bool]) -> tuple[Listing, ...]:
+    def _listings(self, *where: ColumnElement[bool], limit: int = 0) -> tuple[Listing, ...]:
         query = (
             select(ReferenceTable, VersionTable)
             .join(
@@ -213,6 +241,7 @@ class Index:
             )
             .where(*where)
             .order_by(col(ReferenceTable.name), col(ReferenceTable.tag))
+            .limit(limit or None)
         )
         with self.database.reading() as session:
             # An outer join: the second row is None when the manifest is lost.
@@ -257,6 +286,7 @@ class IndexTransaction:
             delete(VersionTable).where(col(VersionTable.digest) == text),
             delete(BlobTable).where(col(BlobTable.version) == text),
             delete(ParentTable).where(col(ParentTable.child) == text),
+            delete(SignatureTable).where(col(SignatureTable.digest) == text),
         ):
             self._session.exec(where)
 
@@ -269,9 +299,15 @@ class IndexTransaction:
         """Where a name points."""
         return _target(self._session, name, tag)
 
-    def listing(self) -> tuple[list[ReferenceRow], dict[Digest, int]]:
-        """All names, and the size of each manifest that they point to."""
-        return _references(self._session), _manifest_sizes(self._session)
+    def listing(self) -> Listed:
+        """All names, sizes of their manifests, and the latest move."""
+        session = self._session
+        return _references(session), _manifest_sizes(session), _last_move(session)
+
+    def has_more_names_than(self, count: int) -> bool:
+        """Whether there are more than ``count`` names, without looking at the others."""
+        query = select(ReferenceTable.name).offset(count).limit(1)
+        return self._session.exec(query).first() is not None
 
     def last_record(self, name: str, tag: str) -> Digest | None:
         """Record of the latest move of a name, also of one that was removed."""
@@ -283,6 +319,7 @@ class IndexTransaction:
         self.log(name, tag, entry)
         row = self._session.get(ReferenceTable, (name, tag))
         if entry.new is None:
+            drop_text(self._session, name, tag)
             if row is not None:
                 self._session.delete(row)
         elif row is None:
@@ -291,6 +328,8 @@ class IndexTransaction:
             row.digest = str(entry.new)
             self._session.add(row)
         self._session.flush()
+        if entry.new is not None:
+            put_text(self._session, name, tag)
 
     def log(self, name: str, tag: str, entry: ReflogEntry) -> None:
         """Write the reflog only."""
@@ -314,6 +353,13 @@ class IndexTransaction:
         """Remove everything, to fill it again in the same transaction."""
         for table in TABLES:
             self._session.exec(delete(table))
+        clear_text(self._session)
+
+    def sign(self, digest: Digest, energies: Mapping[str, float]) -> None:
+        """Keep the energies of a version's modules."""
+        row = SignatureTable(digest=str(digest), energies=json.dumps(dict(energies)))
+        self._session.merge(row)
+        self._session.flush()
 
 
 def _target(session: Session, name: str, tag: str) -> Digest | None:
@@ -331,6 +377,14 @@ def _manifest_sizes(session: Session) -> dict[Digest, int]:
         ReferenceTable, col(ReferenceTable.digest) == col(VersionTable.digest)
     )
     return {Digest.parse(digest): size for digest, size in session.exec(query)}
+
+
+def _last_move(session: Session) -> Digest | None:
+    # By time, since a rebuilt index has its rows in another order.
+    order = col(ReflogTable.time).desc(), col(ReflogTable.record).desc()
+    query = select(ReflogTable.record).order_by(*order).limit(1)
+    found = session.exec(query).first()
+    return Digest.parse(found) if found else None
 
 
 def _reflog(

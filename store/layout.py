@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,8 +26,20 @@ INDEX = "index.json"
 INDEX_MEDIA_TYPE = "application/vnd.oci.image.index.v1+json"
 REFERENCE_NAME = "org.opencontainers.image.ref.name"
 OMITTED = "dev.adaptrix.references-omitted"
+LAST_MOVE = "dev.adaptrix.last-move"
 MAX_LISTED_REFERENCES = 1000
 """Beyond this, rewriting the file would cost more than every move itself."""
+OMITTED_INDEX = canonical_json(
+    {
+        "schemaVersion": 2,
+        "mediaType": INDEX_MEDIA_TYPE,
+        "manifests": [],
+        "annotations": {OMITTED: f"more than {MAX_LISTED_REFERENCES}; ask adaptrix ls"},
+    }
+)
+"""The file of a home that has too many names to list."""
+_HEAD_BYTES = 512  # sorted keys: the annotations come first
+_LAST_MOVE = re.compile(rb'"dev\.adaptrix\.last-move":"([^"]+)"')
 _MARKER_BYTES = canonical_json({"imageLayoutVersion": "1.0.0"})
 
 
@@ -42,17 +55,23 @@ def ensure_layout(root: Path) -> None:
         replace_file(root, INDEX, index_bytes([], {}))
 
 
-def index_bytes(references: Sequence[ReferenceRow], sizes: Mapping[Digest, int]) -> bytes:
+def index_bytes(
+    references: Sequence[ReferenceRow],
+    sizes: Mapping[Digest, int],
+    last_move: Digest | None = None,
+) -> bytes:
     """``index.json`` for these names; without them, and saying so, when there are too many.
 
     Args:
         references: All names, sorted.
         sizes: Size in bytes of each manifest; names without one are left out.
+        last_move: Record of the latest move of any name: tells how old the file is.
     """
-    document: dict[str, Json] = {"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPE}
     if len(references) > MAX_LISTED_REFERENCES:
-        reason = f"more than {MAX_LISTED_REFERENCES}; ask adaptrix ls"
-        return canonical_json({**document, "manifests": [], "annotations": {OMITTED: reason}})
+        return OMITTED_INDEX
+    document: dict[str, Json] = {"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPE}
+    if last_move is not None:
+        document["annotations"] = {LAST_MOVE: str(last_move)}
     document["manifests"] = [
         {
             "mediaType": media_types.MANIFEST,
@@ -75,6 +94,19 @@ def write_index(root: Path, content: bytes) -> None:
     """
     if read_index(root) != content:
         replace_file(root, INDEX, content)
+
+
+def is_current(root: Path, last_move: Digest | None) -> bool:
+    """Whether ``index.json`` was written after this move, by its first bytes alone."""
+    try:
+        with (root / INDEX).open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    if OMITTED.encode() in head:
+        return True
+    found = _LAST_MOVE.search(head)
+    return (found[1].decode() if found else None) == (str(last_move) if last_move else None)
 
 
 def read_index(root: Path) -> bytes | None:

@@ -29,7 +29,13 @@ from adaptrix.schema.errors import (
 from adaptrix.schema.reference import Reference
 from adaptrix.store.disk import DiskStore
 from adaptrix.store.entries import ReferenceRow, ReflogEntry
-from adaptrix.store.layout import index_bytes, write_index
+from adaptrix.store.layout import (
+    MAX_LISTED_REFERENCES,
+    OMITTED_INDEX,
+    index_bytes,
+    is_current,
+    write_index,
+)
 from adaptrix.store.verifier import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -184,8 +190,21 @@ class References:
         Raises:
             AdaptrixError: it cannot be written.
         """
-        rows, sizes = transaction.listing()
-        write_index(self._root, index_bytes(rows, sizes))
+        content = OMITTED_INDEX
+        if not transaction.has_more_names_than(MAX_LISTED_REFERENCES):
+            content = index_bytes(*transaction.listing())
+        write_index(self._root, content)
+
+    def settle(self) -> None:
+        """Write ``index.json`` anew when a crash left it ahead of the names, or behind.
+
+        Raises:
+            AdaptrixError: it cannot be written.
+        """
+        index = self._index()
+        if not is_current(self._root, index.last_move()):
+            with index.writing() as transaction:
+                self.relist(transaction)
 
     def _move(
         self, name: str, tag: str, new: Digest | None, *, expected: Digest | None, reason: str

@@ -86,6 +86,7 @@ def version_row(manifest: Manifest, digest: Digest, manifest_bytes: int) -> Vers
         base=record.base.name,
         base_revision=record.base.revision,
         ranks=json.dumps(sorted({module.rank for module in record.modules})),
+        targets=json.dumps(sorted({module.path.rpartition(".")[2] for module in record.modules})),
         modules=len(record.modules),
         parameters=record.parameters,
         size_bytes=sum(layer.size_bytes for layer in manifest.layers),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """``PRAGMA user_version``: an index of another version is rebuilt from the blobs."""
 
 
@@ -26,6 +27,7 @@ class VersionTable(SQLModel, table=True):
     base: str = Field(index=True)
     base_revision: str
     ranks: str
+    targets: str
     modules: int
     parameters: int
     size_bytes: int
@@ -81,15 +83,25 @@ class ReflogTable(SQLModel, table=True):
     """Every move of every name; one row per record blob."""
 
     __tablename__: ClassVar[str] = "reflog"
+    __table_args__: ClassVar[tuple[Index, ...]] = (Index("moves", "name", "tag", "time"),)
 
     sequence: int | None = Field(default=None, primary_key=True)
-    name: str = Field(index=True)
+    name: str
     tag: str
     old: str | None
     new: str | None
     reason: str
-    time: str
+    time: str = Field(index=True)
     record: str
 
 
-TABLES = (VersionTable, BlobTable, ParentTable, ReferenceTable, ReflogTable)
+class SignatureTable(SQLModel, table=True):
+    """Energies of a version's modules: computed when first asked for, kept for the next time."""
+
+    __tablename__: ClassVar[str] = "signatures"
+
+    digest: str = Field(primary_key=True)
+    energies: str
+
+
+TABLES = (VersionTable, BlobTable, ParentTable, ReferenceTable, ReflogTable, SignatureTable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+# A shell's background job ignores Ctrl-C and hands that down to the programs under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "ADAPTRIX_OFFLINE", "ADAPTRIX_HOME"):
     os.environ.pop(_name, None)
 
@@ -29,7 +32,10 @@ def load_helper(name: str, path: Path):
     return sys.modules[name]
 
 
+load_helper("loopback_hub_writes", Path(__file__).parent / "loopback" / "hub_writes.py")
 loopback = load_helper("loopback_hub", Path(__file__).parent / "loopback" / "hub.py")
+registries = load_helper("loopback_registry", Path(__file__).parent / "loopback" / "registry.py")
+load_helper("oci_makers", Path(__file__).parent / "loopback" / "oci_makers.py")
 
 
 @pytest.fixture
@@ -41,6 +47,13 @@ def hub(monkeypatch):
         monkeypatch.setenv("ADAPTRIX_HUB_BACKOFF", "0.01")
         monkeypatch.setenv("ADAPTRIX_HUB_ATTEMPTS", "4")
         monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+        yield server
+
+
+@pytest.fixture
+def registry_server():
+    """An OCI registry in memory."""
+    with registries.LoopbackRegistry() as server:
         yield server
 
 

@@ -2,51 +2,183 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
 from adaptrix.cli.output import Output
-from adaptrix.cli.parsing import not_yet, weighted
+from adaptrix.cli.parsing import setting, weighted
+from adaptrix.schema.errors import UsageError
+
+if TYPE_CHECKING:
+    from adaptrix.registry.recipe_files import RecipeFile
+    from adaptrix.registry.reports import ComposeReport
 
 
 def compose(
-    adapters: Annotated[list[str], typer.Argument(help="NAME[=WEIGHT] …")],
-    output: Annotated[str, typer.Option("--output", "-o", help="NAME[:TAG] of the result.")],
-    method: Annotated[str, typer.Option(help="Merge method.")] = "linear",
+    adapters: Annotated[list[str] | None, typer.Argument(help="NAME[=WEIGHT] …")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="NAME[:TAG] of the result.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="NAME or NAME@SPACE; linear when not given.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML file with all of it.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Greatest rank of a module.")] = None,
+    energy: Annotated[float | None, typer.Option(help="Share of the energy kept.")] = None,
+    density: Annotated[float | None, typer.Option(help="Share of the entries kept.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of the method; repeatable.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="For methods that draw; 0 if not given.")] = None,
     description: Annotated[str, typer.Option(help="One line on what it does.")] = "",
-    rank: Annotated[int | None, typer.Option(help="Not there yet.")] = None,
-    energy: Annotated[float | None, typer.Option(help="Not there yet.")] = None,
-    density: Annotated[float | None, typer.Option(help="Not there yet.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Not there yet.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Not there yet.")] = False,
+    allow_license_conflict: Annotated[
+        bool, typer.Option("--allow-license-conflict", help="Carry both licences.")
+    ] = False,
+    methods: Annotated[bool, typer.Option("--methods", help="List the methods.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Look, make nothing.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --plan: PNG of the least cosines.")
+    ] = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Make a new versioned adapter from others, exactly, without the base model.
+    """Make a new versioned adapter from others, without the base model.
 
     Example: adaptrix compose math=0.6 code=0.4 -o mix
     """
-    if plan or any(option is not None for option in (rank, energy, density, seed)):
-        raise not_yet("compose with --plan, --rank, --energy, --density or --seed")
+    out = Output(as_json=as_json, quiet=quiet)
+    if methods:
+        list_methods(out)
+        return
+    if plan:
+        print_plan(_read(recipe, adapters or []), adapters or [], rank, plot, home, out)
+        return
+    if output is None:
+        raise UsageError("no name for the result", where="compose", hint="Pass -o NAME.")
+    given = _parameters(rank, energy, density, param or [])
+    written = _read(recipe, adapters or [])
     from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
-    out = Output(as_json=as_json, quiet=quiet)
     with Registry(home) as registry:
         report = registry.compose(
-            [weighted(text) for text in adapters],
+            written.inputs if written else [weighted(text) for text in adapters or []],
             output=output,
-            method=method,
+            method=method or (written.method if written else "linear"),
+            parameters={**(written.parameters if written else {}), **given},
+            seed=seed if seed is not None else written.seed if written else 0,
             description=description,
+            allow_license_conflict=allow_license_conflict,
             dry_run=dry_run,
         )
+    print_report(report, out)
+
+
+def rebase(
+    reference: Annotated[str, typer.Argument(help="NAME[:TAG] of a composition.")],
+    dry_run: DryRunFlag = False,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Make a composition again from what its parents' names point to now.
+
+    Example: adaptrix rebase mix
+    """
+    from adaptrix.registry.registry import Registry  # noqa: PLC0415
+
+    with Registry(home) as registry:
+        report = registry.rebase(reference, dry_run=dry_run)
+    print_report(report, Output(as_json=as_json, quiet=quiet))
+
+
+def print_report(report: ComposeReport, out: Output) -> None:
+    """One line on the result."""
     line = (
         f"{report.reference}  {report.status}  {report.modules} modules  "
-        f"rank {', '.join(map(str, report.ranks))}  relative error {report.error:.2g}"
+        f"rank {', '.join(map(str, report.ranks))}  {report.fidelity}  "
+        f"relative error {report.error:.2g}"
     )
     fields = {name: getattr(report, name) for name in report.__slots__}
     out.document(fields, lines=[line], ids=[str(report.digest or report.reference)])
     out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
+
+
+def print_plan(
+    written: RecipeFile | None,
+    adapters: Sequence[str],
+    rank: int | None,
+    plot: Path | None,
+    home: Path | None,
+    out: Output,
+) -> None:
+    """Pairs, a heat map of the least cosines, the loss at a rank, one recommendation."""
+    from adaptrix.cli.plan_lines import plan_lines, write_plot  # noqa: PLC0415
+    from adaptrix.registry.registry import Registry  # noqa: PLC0415
+
+    inputs = written.inputs if written else [weighted(text) for text in adapters]
+    with Registry(home) as registry:
+        found = registry.plan(inputs, rank=rank)
+    names = [entry.reference for entry in written.inputs] if written else [
+        weighted(text)[0] for text in adapters
+    ]  # fmt: skip
+    fields = {name: getattr(found, name) for name in found.__slots__}
+    out.document({"adapters": names, **fields}, lines=plan_lines(found, names), ids=[found.method])
+    if plot is not None:
+        write_plot(found, plot)
+
+
+def list_methods(out: Output) -> None:
+    """Every method with its parameters, defaults and source."""
+    from adaptrix.compose.methods import METHODS, SPACES, default_space  # noqa: PLC0415 - torch
+
+    rows = [
+        {
+            "name": method.name,
+            "summary": method.summary,
+            "reference": method.reference,
+            "spaces": SPACES if default_space(method) != "factor" else (),
+            "parameters": [
+                {"name": p.name, "summary": p.summary, "default": p.default}
+                for p in method.parameters
+            ],
+        }
+        for method in METHODS.values()
+    ]
+    lines = []
+    for method in METHODS.values():
+        lines.append(f"{method.name:16} {method.summary}")
+        lines += [f"    --param {p.name}: {p.summary}" + (
+            f" ({p.default:g})" if p.default is not None else "") for p in method.parameters]  # fmt: skip
+    lines.append(f"Methods that look at entries take NAME@SPACE: {', '.join(SPACES)}.")
+    out.document({"rows": rows}, lines=lines, ids=list(METHODS))
+
+
+def _parameters(
+    rank: int | None, energy: float | None, density: float | None, more: Sequence[str]
+) -> Mapping[str, float]:
+    named = {"rank": rank, "energy": energy, "density": density}
+    found = {name: float(value) for name, value in named.items() if value is not None}
+    for text in more:
+        name, value = setting(text)
+        if name in found:
+            raise UsageError("a parameter is given twice", where=name)
+        found[name] = value
+    return found
+
+
+def _read(recipe: Path | None, adapters: Sequence[str]) -> RecipeFile | None:
+    if recipe is None:
+        if not adapters:
+            raise UsageError("give at least one adapter", where="compose")
+        return None
+    if adapters:
+        raise UsageError("adapters stand in the recipe or on the line, not both", where="compose")
+    from adaptrix.registry.recipe_files import read_recipe  # noqa: PLC0415 - yaml
+
+    return read_recipe(recipe)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from adaptrix.cli.graph import log_lines
 from adaptrix.cli.options import HomeOption, JsonFlag, QuietFlag, ReferenceArgument
 from adaptrix.cli.output import Output
-from adaptrix.cli.rendering import log_lines
 
 
 def log(

@@ -17,8 +17,9 @@ from adaptrix.cli.options import (
     RevisionOption,
     SourceArgument,
 )
-from adaptrix.cli.output import Output, size_text
+from adaptrix.cli.output import Output
 from adaptrix.cli.progress import progress
+from adaptrix.cli.pulling import pull_everything, pull_line
 
 
 def pull(
@@ -35,6 +36,12 @@ def pull(
     domain: Annotated[str, typer.Option(help="Field it belongs to.")] = "",
     training_data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
     license_name: Annotated[str, typer.Option("--license", help="Licence; else the card's.")] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="SOURCE is a remote: pull all that it has.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let NAME move to what it does not lead to.")
+    ] = False,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -42,13 +49,16 @@ def pull(
 ) -> None:
     """Fetch an adapter, recognise it, convert it exactly, verify it and store it.
 
-    Exit status: 0 PASS, 1 FAIL, 3 INCONCLUSIVE; nothing is stored on an error.
+    Exit status: 0 PASS, 1 FAIL, 3 INCONCLUSIVE; an error stores nothing.
 
     Example: adaptrix pull any/lora-adapter --as math
     """
     from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
     out = Output(as_json=as_json, quiet=quiet)
+    if everything:
+        status = pull_everything(source, home, out, name=name, force=force, dry_run=dry_run)
+        raise typer.Exit(status)
     with Registry(home) as registry:
         report = registry.pull(
             source,
@@ -63,15 +73,11 @@ def pull(
             training_data=training_data,
             license=license_name,
             dry_run=dry_run,
+            force=force,
             progress=progress(human=out.human),
         )
-    line = (
-        f"{report.reference}  {report.status}  {report.verdict}  {report.format}/{report.layout}  "
-        f"{report.architecture} ({report.confidence:.2f})  {report.modules} modules  "
-        f"{size_text(report.bytes)}  {report.fidelity}"
-    )
     fields = {name: getattr(report, name) for name in report.__slots__}
-    out.document(fields, lines=[line], ids=[str(report.digest or report.reference)])
+    out.document(fields, lines=[pull_line(report)], ids=[str(report.digest or report.reference)])
     out.problems(report.problems)
     if not dry_run:
         out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")

@@ -1,7 +1,7 @@
 """Writes MLX-LM's ``adapters.safetensors`` and ``adapter_config.json``.
 
-MLX-LM has one scale and one rank for all modules and takes the last layers; what differs
-from that is refused, never approximated.
+MLX-LM has one scale and one rank for all modules; what differs from that is refused, never
+approximated.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from adaptrix.convert.architecture.detect import layer_indices
 from adaptrix.convert.arrays import transpose
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
@@ -74,19 +73,25 @@ def _tensors(module: AdaptedModule) -> dict[str, LazyTensor]:
     return found
 
 
+def _key(path: str) -> str:
+    """The name inside a layer; outside the layers the whole path (``linear_to_lora_layers``)."""
+    _, inside, rest = path.partition(".layers.")
+    return rest.partition(".")[2] if inside else path
+
+
 def _config(adapter: Adapter) -> dict[str, Json]:
     first = adapter.modules[0]
     dora = first.magnitude is not None
-    layers = layer_indices(module.path for module in adapter.modules)
-    keys = sorted({module.path.split(".layers.")[-1].partition(".")[2] for module in adapter.modules if ".layers." in module.path})  # fmt: skip
     return {
         "fine_tune_type": "dora" if dora else "lora",
-        "num_layers": -1 if layers and layers[0] == 0 else len(layers),
+        # MLX-LM counts from the last layer, and how many there are is not known here: all of
+        # them. A layer that the file has nothing for keeps lora_b = 0.
+        "num_layers": -1,
         "lora_parameters": {
             "rank": first.rank,
             "scale": first.scale.value,
             "dropout": 0.0,
-            "keys": keys,
+            "keys": sorted({_key(module.path) for module in adapter.modules}),
         },
         "model": adapter.base_name,
     }

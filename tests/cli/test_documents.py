@@ -62,11 +62,11 @@ def schema_of(name):
     return json.loads((SCHEMAS / f"{name}.json").read_text("utf-8"))
 
 
-def run(home, *arguments):
+def run(home, *arguments, stdin=""):
     settings = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "ADAPTRIX_HOME": str(home)}
     return subprocess.run(
         [sys.executable, "-m", "adaptrix.cli.main", *map(str, arguments), "--json"],
-        check=False, capture_output=True, text=True, timeout=120, env=settings, input="",
+        check=False, capture_output=True, text=True, timeout=120, env=settings, input=stdin,
     )  # fmt: skip
 
 
@@ -94,15 +94,23 @@ def test_every_command_has_a_published_schema():
         ("compose", ["compose", "math", "code", "-o", "mix", "--dry-run"]),
         ("ls", ["ls"]),
         ("search", ["search", "math"]),
+        ("search", ["search", "math family:phi rank:1.. size:<1GB", "--limit", "1"]),
+        ("similar", ["similar", "math"]),
         ("show", ["show", "math"]),
         ("log", ["log", "math"]),
         ("log", ["log", "math", "--moves"]),
+        ("diff", ["diff", "math", "code"]),
+        ("reflog", ["reflog"]),
+        ("restore", ["restore", "math", "code", "--dry-run"]),
         ("tag", ["tag", "math", "v9"]),
         ("rm", ["rm", "code", "--dry-run"]),
         ("gc", ["gc", "--dry-run"]),
         ("du", ["du"]),
         ("verify", ["verify", "math"]),
         ("fsck", ["fsck"]),
+        ("fsck", ["fsck", "--full"]),
+        ("fsck", ["fsck", "--sample", "50"]),
+        ("doctor", ["doctor"]),
         ("reindex", ["reindex"]),
         ("run", ["run", "--adapters", "math", "-p", "a", "--max-new-tokens", "2"]),
         ("run-dry-run", ["run", "--adapters", "math", "--dry-run"]),
@@ -116,6 +124,37 @@ def test_documents_are_what_their_schema_says(stocked, schema, arguments):
     wanted = schema_of(schema)
     found = list(violations(json.loads(done.stdout), wanted, wanted.get("$defs", {})))
     assert found == []
+
+
+def test_documents_of_sharing(stocked, tmp_path):
+    calls = [
+        ("remote", ["remote", "add", "share", tmp_path / "share"]),
+        ("push", ["push", "math", "share"]),
+        ("remote", ["remote"]),
+        ("ls", ["ls", "share/"]),
+        ("search", ["search", "math", "--remote", "share"]),
+        ("pull-all", ["pull", "--all", "share"]),
+        ("remote", ["remote", "rm", "share"]),
+    ]
+    for schema, arguments in calls:
+        done = run(stocked, *arguments)
+        wanted = schema_of(schema)
+        found = list(violations(json.loads(done.stdout), wanted, wanted.get("$defs", {})))
+        assert found == [], arguments
+
+
+def test_login_document(tmp_path):
+    with sys.modules["loopback_registry"].LoopbackRegistry(user=("me", "s3cret")) as server:
+        home = tmp_path / "home"
+        run(home, "remote", "add", "team", server.url)
+        refused = run(home, "login", "team", "-u", "me", stdin="wr0ng\n")
+        assert refused.returncode == 4
+        assert "wr0ng" not in refused.stderr + refused.stdout
+        assert run(home, "login", "team", "-u", "me").returncode == 2
+        done = run(home, "login", "team", "-u", "me", stdin="s3cret\n")
+        wanted = schema_of("login")
+        assert list(violations(json.loads(done.stdout), wanted, wanted.get("$defs", {}))) == []
+        assert "s3cret" not in done.stdout + done.stderr
 
 
 def test_convert_document(stocked, tmp_path):

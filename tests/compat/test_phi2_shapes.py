@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,17 +26,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
+WHOLE = proof.Configuration(8, 16, proof.FOUR, whole_rows=1024, dtype=np.float16)
 WIDEST = proof.Configuration(64, 16, proof.SIX, rslora=True)
 
 
 @pytest.mark.parametrize("layout", proof.LAYOUTS)
-def test_full_width_in_every_naming(tmp_path, layout):
+@pytest.mark.parametrize(("case", "count"), [(WIDEST, 6), (WHOLE, 4 + 3)], ids=["rslora", "whole"])
+def test_full_width_in_every_naming(tmp_path, layout, case, count):
     source, out = tmp_path / "source", tmp_path / "out"
-    proof.write_source(source, WIDEST, layout, 1)
+    proof.write_source(source, case, layout, 1)
     with Registry(tmp_path / "home") as registry:
         proof.convert(registry, source, out)
-    errors = dict(proof.update_errors(source, out, WIDEST, layout, 1))
-    assert len(errors) == 6
+    errors = dict(proof.update_errors(source, out, case, layout, 1))
+    assert len(errors) == count
     assert max(errors.values()) == 0
     found = proof.logit_errors(out, proof.base_model(1, 1024))
     assert found["missing"] == found["unexpected"] == found["back"] == 0

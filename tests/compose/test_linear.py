@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptrix.compose.linear import linear
+from adaptrix.compose.combine import combine
+from adaptrix.compose.inputs import Input
 from adaptrix.compose.tensors import lazy, to_torch
 from adaptrix.schema.adapter import (
     AdaptedModule,
@@ -21,6 +22,11 @@ from adaptrix.schema.adapter import (
 )
 from adaptrix.schema.errors import IncompatibleAdapter, UsageError
 from adaptrix.schema.report import Fidelity
+
+
+def linear(pairs):
+    return combine([Input(adapter=one, weight=weight) for one, weight in pairs])
+
 
 SHAPES = {"m.q": (6, 5), "m.v": (4, 5), "m.fc": (7, 6)}
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from loopback_hub_writes import HubWrites
+
 LFS_FROM = 1024
 
 
@@ -67,6 +69,9 @@ class LoopbackHub:
         self.repositories: dict[str, Repository] = {}
         self.faults: dict[str, deque[Fault]] = {}
         self.requests: list[Request] = []
+        self.writes: list[tuple[str, str]] = []
+        self.uploads: dict[str, bytes] = {}
+        self.users: dict[str, str] = {}
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -98,7 +103,7 @@ class LoopbackHub:
         self._thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(HubWrites, BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
 
@@ -120,6 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
         for fault_path, queue in self.hub.faults.items():
             if path.endswith(fault_path) and queue and body:
                 return self._fault(queue.popleft(), path)
+        if path == "/api/whoami-v2":
+            bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            if bearer not in self.hub.users:
+                return self._error(401, "")
+            return self._json({"name": self.hub.users[bearer], "type": "user"})
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             return self._info(match[1], match[2] or "main")
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):

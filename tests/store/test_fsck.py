@@ -78,12 +78,23 @@ def test_a_lost_record(home, version):
 
 
 def test_an_index_that_knows_less(home, version):
+    parent = add(home, 2)
+    child = add(home, 3, parents=[parent])
+    home.references.set("child", "latest", child, expected=None, reason="compose")
+    with home.index.writing() as transaction:
+        transaction.forget(parent)
+    assert codes(home) == [("stale_index", str(parent))]
+    home.reindex()
+    assert codes(home) == []
+
+
+def test_a_version_that_was_never_finished_is_only_worth_a_note(home, version):
     other = add(home, 2)
     with home.index.writing() as transaction:
         transaction.forget(other)
-    assert codes(home) == [("stale_index", str(other))]
-    home.reindex()
-    assert codes(home) == []
+    report = home.fsck()
+    assert [problem.code for problem in report.problems] == ["unfinished_version"]
+    assert report.verdict is Verdict.PASS
 
 
 def test_planted_and_foreign_files(home, version, tmp_path):

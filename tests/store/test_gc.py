@@ -1,4 +1,5 @@
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -213,6 +214,39 @@ def test_writers_hold_it_off_and_it_holds_off_writers(home):
     assert caught.value.exit_status == 1
     with home.lease(), home.lease():
         pass
+
+
+def test_a_move_that_is_under_way_keeps_its_record(home, monkeypatch):
+    version = add(home, 1)
+    put, at_work, go_on = home.blobs.put_record, threading.Event(), threading.Event()
+
+    def slow_put(data: bytes) -> Digest:
+        written = put(data)
+        at_work.set()
+        assert go_on.wait(30)
+        return written
+
+    monkeypatch.setattr(home.blobs, "put_record", slow_put)
+
+    def move() -> None:
+        with Home.open(home.path) as own:
+            own.references._blobs = home.blobs  # the slow one
+            own.references.set("math", "latest", version, expected=None, reason="")
+
+    def collect() -> None:
+        with Home.open(home.path) as own:
+            own.gc(grace_s=0, reflog_s=0)
+
+    mover, collector = threading.Thread(target=move), threading.Thread(target=collect)
+    mover.start()
+    assert at_work.wait(30)
+    collector.start()
+    collector.join(0.3)  # it has the lock, and would plan now
+    go_on.set()
+    mover.join(30)
+    collector.join(30)
+    assert home.references.get("math", "latest") == version
+    assert home.fsck().verdict is Verdict.PASS
 
 
 def test_an_index_that_does_not_know_enough_stops_it(home):

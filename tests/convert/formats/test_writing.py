@@ -158,3 +158,13 @@ def test_short_names_only_where_they_select_what_is_there(make):
     regex = make.lora_config(target_modules=r".*\.(q_proj|fc1)")
     unknown = make.read(tensors, regex, base_config=base).adapter
     assert len(config_of(write_adapter(unknown, "peft"))["target_modules"]) == 18
+
+
+def test_mlx_lm_is_told_every_place_that_the_file_fills():
+    # MLX-LM counts layers from the last one, and has names outside the layers whole; what is
+    # left over it refuses (``linear_to_lora_layers``, ``load_adapters``).
+    scale = Scale.from_alpha(4, 2)
+    whole = adapter(module("model.layers.1.self_attn.q_proj", scale), module("lm_head", scale))
+    written = config_of(write_adapter(whole, "mlx"))
+    assert written["num_layers"] == -1
+    assert written["lora_parameters"]["keys"] == ["lm_head", "self_attn.q_proj"]

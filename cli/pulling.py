@@ -1,0 +1,50 @@
+"""What ``pull`` prints, and ``pull --all``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adaptrix.cli.output import Output, size_text
+from adaptrix.cli.progress import progress
+from adaptrix.schema.errors import UsageError
+
+if TYPE_CHECKING:
+    from adaptrix.registry.reports import PullReport
+
+
+def pull_line(report: PullReport) -> str:
+    """One pulled version."""
+    form = f"{report.format}/{report.layout}".removesuffix("/")
+    return (
+        f"{report.reference}  {report.status}  {report.verdict}  {form}  "
+        f"{report.architecture} ({report.confidence:.2f})  {report.modules} modules  "
+        f"{size_text(report.bytes)}  {report.fidelity}"
+    )
+
+
+def pull_everything(
+    remote: str, home: Path | None, out: Output, *, name: str | None, force: bool, dry_run: bool
+) -> int:
+    """Pull all that a remote has; returns the exit status.
+
+    Raises:
+        UsageError: a name was given, and there are many.
+    """
+    if name is not None:
+        raise UsageError("--all keeps the names of the remote", where="--as")
+    from adaptrix.registry.registry import Registry  # noqa: PLC0415
+
+    with Registry(home) as registry:
+        report = registry.pull_all(
+            remote.removesuffix("/"),
+            dry_run=dry_run,
+            force=force,
+            progress=progress(human=out.human),
+        )
+    fields = {name: getattr(report, name) for name in report.__slots__}
+    lines = [pull_line(row) for row in report.rows]
+    out.document(fields, lines=lines, ids=[row.reference for row in report.rows])
+    for row in report.skipped:
+        out.note(f"{'error' if row.failed else 'skipped'}: {row.reference}: {row.reason}")
+    return 1 if any(row.failed for row in report.skipped) else 0
