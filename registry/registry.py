@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from adaptrix.registry.diffing import DiffReport
     from adaptrix.registry.doctor import DoctorReport
     from adaptrix.registry.recipe_files import Ingredient
+    from adaptrix.registry.statistics import StatsReport
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
@@ -94,10 +95,7 @@ class Registry(Sharing):
             alpha: LoRA alpha, for formats that do not store it.
             source_layout: Module naming, where the content fits several.
             description: Kept in the manifest; empty means as before, or as the card says.
-            capabilities: Likewise.
-            domain: Likewise.
-            training_data: Likewise.
-            license: Likewise.
+            capabilities, domain, training_data, license: Likewise.
             dry_run: Recognise and report, store nothing.
             force: Let the name here move to a remote's version that it does not lead to.
             progress: Told of the bytes as they come.
@@ -322,6 +320,12 @@ class Registry(Sharing):
     def du(self) -> Usage:
         """What takes how much room."""
         return self.home.du()
+
+    def stats(self) -> StatsReport:
+        """Count the conversions made here: of what, how they ended, how long they took."""
+        from adaptrix.registry.statistics import stats  # noqa: PLC0415
+
+        return stats(self._home_if_any())
 
     def fsck(
         self,

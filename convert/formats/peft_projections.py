@@ -35,7 +35,9 @@ def drawn_projections(
         raise ValueError("projections of this key or size are not drawn")
     a, b = _drawn(key, rank, width, height)
     where = f"projection_prng_key {key}"
-    return from_array(a, DType.F32, f"{where}: vera_A"), from_array(b, DType.F32, f"{where}: vera_B")
+    return from_array(a, DType.F32, f"{where}: vera_A"), from_array(
+        b, DType.F32, f"{where}: vera_B"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -111,7 +111,9 @@ def test_the_pair_is_the_method(name, tmp_path):
     assert reading.inspection.architecture.family == "llama"
 
 
-@pytest.mark.parametrize("name", ["loha", "lokr", "adalora", "miss", "delora", "vblora", "gralora-hybrid"])
+@pytest.mark.parametrize(
+    "name", ["loha", "lokr", "adalora", "miss", "delora", "vblora", "gralora-hybrid"]
+)
 def test_peft_runs_what_is_written(name, tmp_path):
     model = trained(METHODS[name])
     model.save_pretrained(tmp_path / "theirs")
