@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from adaptrix.schema.adapter import ModuleKind, ModulePath
@@ -60,11 +60,6 @@ def structure_of_config(config: PretrainedConfig, name: str) -> BaseStructure:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return structure_of(model, name)
-
-
-def structure_of_folder(folder: str, name: str) -> BaseStructure:
-    """Structure of the model whose ``config.json`` is in ``folder``."""
-    return structure_of_config(AutoConfig.from_pretrained(folder), name)
 
 
 def structure_of(model: nn.Module, name: str) -> BaseStructure:
