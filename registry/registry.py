@@ -55,11 +55,7 @@ class Registry(Sharing):
 
     @property
     def home(self) -> Home:
-        """The store, opened on first use.
-
-        Raises:
-            StoreError, AccessDenied: it cannot be opened.
-        """
+        """The store, opened on first use; StoreError or AccessDenied when it cannot be."""
         if self._home is None:
             self._home = Home.open(self.settings.home)
         return self._home
@@ -95,7 +91,10 @@ class Registry(Sharing):
             alpha: LoRA alpha, for formats that do not store it.
             source_layout: Module naming, where the content fits several.
             description: Kept in the manifest; empty means as before, or as the card says.
-            capabilities, domain, training_data, license: Likewise.
+            capabilities: Likewise.
+            domain: Likewise.
+            training_data: Likewise.
+            license: Likewise.
             dry_run: Recognise and report, store nothing.
             force: Let the name here move to a remote's version that it does not lead to.
             progress: Told of the bytes as they come.
