@@ -108,6 +108,7 @@ def test_every_command_has_a_published_schema():
         ("du", ["du"]),
         ("export-layout", ["export", "--oci-layout"]),
         ("export-layout", ["export", "math", "--oci-layout", "-o", "never", "--dry-run"]),
+        ("stats", ["stats"]),
         ("verify", ["verify", "math"]),
         ("fsck", ["fsck"]),
         ("fsck", ["fsck", "--full"]),
