@@ -329,7 +329,7 @@ class Home:
         return Database.open(path, self._fill)
 
     def _fill(self, session: Session) -> None:
-        from adaptrix.store.index import IndexTransaction  # noqa: PLC0415 - see index
+        from adaptrix.store.transaction import IndexTransaction  # noqa: PLC0415 - see index
 
         report = fill(IndexTransaction(session), scan(self.blobs))
         if report.versions or report.moves:

@@ -351,4 +351,4 @@ def test_thousands_of_names_are_not_listed_in_the_file(home):
     before = (home.path / "index.json").stat().st_ino
     home.references.set("one-more", "latest", digest, expected=None, reason="")
     assert (home.path / "index.json").stat().st_ino == before
-    assert len(index_bytes(home.references.all()[:1000], {digest: 1})) > 100_000
+    assert len(index_bytes(home.references.all()[:256], {digest: 1})) > 25_000
