@@ -1,50 +1,44 @@
-"""Which family is it? Bayes' rule over a small, explicit table.
+"""Which family is it? Bayes' rule over the catalogue.
 
-Each family has a prior (its share of public adapters) and a likelihood: a module name of
-its vocabulary weighs 0.1, the same name without the root that headless classes lack 0.03,
-a foreign name 1e-7; shapes that contradict each other 1e-3; a known base that fits 25 (all
-layers), 8 (up to the last) or 2; a base name with the family's words 60, a known base by name 200; the
-class that the producer names 1e4; the architecture that the content states, or ``--base``,
-1e6. ``unknown`` competes with 1e-4 for every name. A declared name is evidence, never proof:
-it cannot make up for keys that do not fit.
+A hypothesis is a family that has some of the names. Its probability is its share of public
+adapters, times what the evidence is worth (:mod:`~.weights`): names it does not have, names
+it has besides under the same short name, shapes that one configuration cannot give, known
+bases that fit, and what the source says of its base. ``unknown`` competes with every name. A
+declared name is evidence, never proof. Families with the same names and the same shapes come
+out with their shares: they cannot be told apart, and nothing is guessed.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from adaptrix.convert.architecture.dimensions import Dimensions, terms
-from adaptrix.convert.architecture.families import FAMILIES, Family, family_of_model_type
-from adaptrix.convert.architecture.known_bases import KNOWN_BASES, KnownBase, known_base
+from adaptrix.convert.architecture.consistent import consistent
+from adaptrix.convert.architecture.families import family_named
+from adaptrix.convert.architecture.family import Shapes, template
+from adaptrix.convert.architecture.hypotheses import Hypothesis, hypotheses
+from adaptrix.convert.architecture.known_bases import KnownBase, bases_of, known_base
+from adaptrix.convert.architecture.observed import (
+    Claims,
+    Observation,
+    Seen,
+    layer_indices,
+    seen_of,
+)
+from adaptrix.convert.architecture.plain_families import SAME_FAMILY
+from adaptrix.convert.architecture.popularity import is_called, share_of
+from adaptrix.convert.architecture.shapes import BaseShapes
+from adaptrix.convert.architecture.weights import WEIGHTS, Weights
 from adaptrix.schema.report import Candidate
 
+__all__ = ["UNKNOWN", "Claims", "Detection", "Observation", "detect", "layer_indices", "template"]
+
 UNKNOWN = "unknown"
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|layer|blocks|block)\.(\d{1,5})(?=\.)")
 _SHOWN = 0.005
 _NAMED = 0.6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """One module: its path and the shape of its update; zeros where it is not known."""
-
-    path: str
-    out_features: int = 0
-    in_features: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
-    """What the source says about its base beyond its keys."""
-
-    base_name: str = ""
-    base_class: str = ""
-    architecture: str = ""
-    base_model_type: str = ""
+_HOPELESS = math.log(1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,52 +52,34 @@ class Detection:
     matches: tuple[KnownBase, ...]
 
 
-def template(path: str) -> str:
-    """``model.layers.3.mlp.fc1`` as ``model.layers.{}.mlp.fc1``."""
-    return _NUMBER.sub("{}", path)
-
-
-def layer_indices(paths: Iterable[str]) -> tuple[int, ...]:
-    """Distinct layer numbers in module paths, ascending."""
-    found = {int(match[1]) for path in paths if (match := _LAYER.search(path))}
-    return tuple(sorted(found))
-
-
-def shape_of(family: Family, path: str) -> str | None:
-    """Shape of module ``path`` in symbols, or None when the family has no such module."""
-    for name in (template(path), path):
-        for candidate in (name, family.root + name):
-            if candidate in family.modules:
-                return family.modules[candidate]
-    return None
-
-
-def detect(observations: Sequence[Observation], claims: Claims) -> Detection:
+def detect(
+    observations: Sequence[Observation], claims: Claims, weights: Weights = WEIGHTS
+) -> Detection:
     """Weigh all families against each other and against ``unknown``."""
-    shapes = _distinct(observations)
-    indices = layer_indices(o.path for o in observations)
-    scores: dict[str, float] = {UNKNOWN: math.log(0.05) + len(shapes) * math.log(1e-4)}
-    matches: dict[str, tuple[KnownBase, ...]] = {}
-    for family in FAMILIES:
-        matches[family.name] = _fitting(family, shapes, indices)
-        scores[family.name] = _score(family, shapes, indices, claims, matches[family.name])
+    seen = seen_of(observations)
+    if not seen.shapes:
+        return Detection(
+            family=UNKNOWN, confidence=0.0, candidates=(), matches=(),
+            evidence=_evidence(UNKNOWN, seen, (), claims),
+        )  # fmt: skip
+    scores, matches = _scores(seen, claims, weights)
     peak = max(scores.values())
-    weights = {name: math.exp(score - peak) for name, score in scores.items()}
-    total = sum(weights.values())
-    ranked = sorted(((w / total, n) for n, w in weights.items()), key=lambda p: (-p[0], p[1]))
+    masses = {name: math.exp(score - peak) for name, score in scores.items()}
+    total = sum(masses.values())
+    ranked = sorted(((mass / total, n) for n, mass in masses.items()), key=lambda p: (-p[0], p[1]))
     best, name = ranked[0]
-    family_name = name if best >= _NAMED and shapes else UNKNOWN
+    family = name if best >= _NAMED else UNKNOWN
     candidates = tuple(
-        Candidate(family=n, probability=round(p, 4))
+        Candidate(family=n, probability=math.floor(p * 1e4) / 1e4)
         for p, n in ranked[:8]
         if p >= _SHOWN and n != UNKNOWN
     )
     return Detection(
-        family=family_name,
-        confidence=round(best, 4) if family_name != UNKNOWN else 0.0,
-        candidates=candidates if shapes else (),
-        evidence=_evidence(family_name, shapes, matches.get(family_name, ()), claims),
-        matches=matches.get(family_name) or _of_all(matches, candidates if shapes else ()),
+        family=family,
+        confidence=math.floor(best * 1e4) / 1e4 if family != UNKNOWN else 0.0,
+        candidates=candidates,
+        evidence=_evidence(family, seen, matches.get(family, ()), claims),
+        matches=matches.get(family) or _of_all(matches, candidates),
     )
 
 
@@ -114,121 +90,146 @@ def _of_all(
     return tuple(base for c in candidates for base in matches.get(c.family, ()))[:8]
 
 
-Shapes = Mapping[str, frozenset[tuple[int, int]]]
+def _scores(
+    seen: Seen, claims: Claims, weights: Weights
+) -> tuple[dict[str, float], dict[str, tuple[KnownBase, ...]]]:
+    scores = {UNKNOWN: math.log(weights.unknown) + len(seen.shapes) * math.log(weights.unknown_name)}
+    matches: dict[str, tuple[KnownBase, ...]] = {}
+    found = hypotheses(seen)
+    first = {name: _by_names(h, seen, claims, weights) for name, h in found.items()}
+    best = max(first.values(), default=0.0)
+    for name, score in first.items():
+        if score < best + _HOPELESS:
+            scores[name] = score
+            continue
+        entry = found[name]
+        if not consistent((entry.shapes[n], seen.shapes[n]) for n in entry.shapes):
+            score += math.log(weights.inconsistent)
+        matches[name] = _fitting(entry, seen)
+        scores[name] = score + math.log(_by_bases(entry, seen, claims, matches[name], weights))
+    return scores, matches
 
 
-def _distinct(observations: Sequence[Observation]) -> Shapes:
-    found: dict[str, set[tuple[int, int]]] = {}
-    for seen in observations:
-        path = seen.path if seen.path == "layers.0.wte" else template(seen.path)
-        found.setdefault(path, set()).add((seen.out_features, seen.in_features))
-    return {path: frozenset(shapes) for path, shapes in found.items()}
+def _by_names(entry: Hypothesis, seen: Seen, claims: Claims, weights: Weights) -> float:
+    """Share, names, and what the source says, as far as it needs no shapes."""
+    score = math.log(share_of(entry.family))
+    foreign = len(seen.shapes) - len(entry.shapes)
+    score += foreign * math.log(weights.foreign_name)
+    if entry.wrapper:
+        score += math.log(weights.wrapper)
+    if entry.bare:
+        every = len(entry.bare) == len(entry.shapes)
+        score += math.log(weights.bare if every else weights.mixed)
+    if entry.also:
+        more = min(entry.also - 1, weights.also_most)
+        score += math.log(weights.also) + more * math.log(weights.also_more)
+    elif len(entry.shapes) == entry.matrices > 1 and not foreign:
+        score += math.log(weights.all_linear)
+    return score + math.log(_stated(entry.family, claims, weights))
 
 
-def _score(
-    family: Family,
-    shapes: Shapes,
-    indices: Sequence[int],
-    claims: Claims,
-    matches: Sequence[KnownBase],
-) -> float:
-    score = math.log(family.prior)
-    for path in shapes:
-        known = path in family.modules
-        headless = family.root + path in family.modules
-        score += math.log(0.1 if known else 0.03 if headless else 1e-7)
-    if not _consistent(family, shapes):
-        score += math.log(1e-3)
-    if matches:
-        score += math.log(max(_coverage(base, shapes, indices) for base in matches))
-    return score + math.log(_claimed(family, claims))
-
-
-def _coverage(base: KnownBase, shapes: Shapes, indices: Sequence[int]) -> float:
-    """How well the layers agree: trainers adapt all of them, or the last ones."""
-    layers = base.dimensions.layers
-    if layers is None or len(indices) == layers:
-        return 25.0
-    return 8.0 if indices and indices[-1] - _shift(shapes) == layers - 1 else 2.0
-
-
-def _shift(shapes: Shapes) -> int:
-    """The oldest naming of Phi numbers its blocks from 1."""
-    return int(any(path.startswith("layers.{}.mixer") for path in shapes))
-
-
-def _claimed(family: Family, claims: Claims) -> float:
+def _stated(family: str, claims: Claims, weights: Weights) -> float:
     factor = 1.0
-    declared = known_base(claims.base_name)
-    if declared is not None:
-        factor *= 200 if declared.family == family.name else 1
-    elif family.words.search(claims.base_name.replace("\\", "/").rstrip("/")[-120:]):
-        factor *= 60
-    compact = family.name.replace("-", "").replace("_", "").removesuffix("text")
-    if re.match(rf"{re.escape(compact)}(for|model|lm|\d*$)", claims.base_class.lower()):
-        factor *= 1e4
-    if family.name == "phi" and "mixformer" in claims.base_class.lower():
-        factor *= 1e4
-    if claims.architecture == family.name:
-        factor *= 1e6
-    stated = family_of_model_type(claims.base_model_type)
-    if stated is not None and stated.name == family.name:
-        factor *= 1e6
+    if claims.base_class and _has_class(family, claims.base_class):
+        factor *= weights.base_class
+    if claims.architecture and claims.architecture == family:
+        factor *= weights.stated
+    stated = SAME_FAMILY.get(claims.base_model_type, claims.base_model_type)
+    if stated and stated == family:
+        factor *= weights.stated
+    name = claims.base_name.replace("\\", "/").rstrip("/")[-120:]
+    if known_base(claims.base_name) is None and name and is_called(family, name):
+        factor *= weights.words
     return factor
 
 
-def _consistent(family: Family, shapes: Shapes) -> bool:
-    """Whether one value per symbol explains every shape."""
-    values: dict[str, int] = {}
-    for path, found in shapes.items():
-        symbols = family.modules.get(path) or family.modules.get(family.root + path)
-        if symbols is None:
-            continue
-        if len(found) > 1 and "?" not in symbols:
-            return False
-        for size, side in zip(next(iter(found)), symbols.split(","), strict=True):
-            known = terms(side)
-            if len(known) != 1 or not size:
-                continue
-            factor, name = known[0]
-            if size % factor or values.setdefault(name, size // factor) != size // factor:
-                return False
-    return True
+def _has_class(family: str, base_class: str) -> bool:
+    if family == "phi" and "mixformer" in base_class.lower():
+        return True
+    known = family_named(family)
+    if known is not None and base_class in known.classes:
+        return True
+    compact = re.sub(r"[-_]", "", family).removesuffix("text")
+    return bool(re.match(rf"{re.escape(compact)}(for|model|lm|\d*$)", base_class.lower()))
 
 
-def _fitting(family: Family, shapes: Shapes, indices: Sequence[int]) -> tuple[KnownBase, ...]:
-    if not any(size for found in shapes.values() for pair in found for size in pair):
+def _by_bases(
+    entry: Hypothesis,
+    seen: Seen,
+    claims: Claims,
+    matches: Sequence[KnownBase],
+    weights: Weights,
+) -> float:
+    factor = 1.0
+    if matches:
+        factor = max(_coverage(base, seen, weights) for base in matches)
+    elif seen.has_sizes and _fits_default(entry, seen):
+        factor = weights.default
+    declared = known_base(claims.base_name)
+    if declared is not None and declared.family == entry.family:
+        fits = declared in matches or not seen.has_sizes
+        factor *= weights.declared if fits else weights.declared_other
+    return factor
+
+
+def _coverage(base: KnownBase, seen: Seen, weights: Weights) -> float:
+    """How well the layers agree: trainers adapt all of them, or the last ones."""
+    layers = base.dimensions.layers
+    if layers is None or len(seen.layers) == layers:
+        return weights.known_base
+    return weights.last_layer if seen.layer_count == layers else weights.some_layers
+
+
+def _fitting(entry: Hypothesis, seen: Seen) -> tuple[KnownBase, ...]:
+    if not seen.has_sizes:
         return ()
-    return tuple(
-        base
-        for base in KNOWN_BASES
-        if base.family == family.name and _fits(family, base.dimensions, shapes, indices)
-    )
+    return tuple(base for base in bases_of(entry.family) if _fits(base.shapes, entry, seen))
 
 
-def _fits(family: Family, sizes: Dimensions, shapes: Shapes, indices: Sequence[int]) -> bool:
-    if indices and sizes.layers is not None and indices[-1] - _shift(shapes) >= sizes.layers:
+def _fits_default(entry: Hypothesis, seen: Seen) -> bool:
+    family = family_named(entry.family)
+    if family is None or not family.defaults or not family.classes:
         return False
+    return _fits(BaseShapes(family=family, config={}), entry, seen)
+
+
+def _fits(base: BaseShapes, entry: Hypothesis, seen: Seen) -> bool:
     checked = 0
-    for path, found in shapes.items():
-        symbols = family.modules.get(path) or family.modules.get(family.root + path)
-        if symbols is None:
+    for name, shapes in entry.shapes.items():
+        if not _has_layer(base, shapes, seen.last.get(name, 0) - seen.shift):
             return False
-        for shape in found:
-            for size, side in zip(shape, symbols.split(","), strict=True):
-                wanted = sizes.evaluate(side)
-                if wanted is not None and size:
-                    checked += 1
-                    # A vocabulary may have been resized by the trainer.
-                    if wanted != size and "v" not in side:
-                        return False
+        for pair in seen.shapes[name]:
+            agreed = [_agree(base, shape.sizes, pair) for shape in shapes]
+            if agreed and max(agreed) < 0:
+                return False
+            checked += max(agreed, default=0)
     return checked > 0
 
 
+def _has_layer(base: BaseShapes, shapes: Shapes, last: int) -> bool:
+    counts = [base.size(shape.count) for shape in shapes if shape.count]
+    known = [count for count in counts if count is not None]
+    return not known or last < max(known)
+
+
+def _agree(base: BaseShapes, sizes: Sequence[str], pair: tuple[int, int]) -> int:
+    """Sides that are known and equal, or -1 when one differs; vocabularies may be resized."""
+    if len(sizes) != 2:
+        return 0
+    equal = 0
+    for formula, size in zip(sizes, pair, strict=True):
+        wanted = base.size(formula) if size else None
+        if wanted is not None:
+            equal += 1
+            if wanted != size and "vocab" not in formula:
+                return -1
+    return equal
+
+
 def _evidence(
-    family: str, shapes: Shapes, matches: Sequence[KnownBase], claims: Claims
+    family: str, seen: Seen, matches: Sequence[KnownBase], claims: Claims
 ) -> tuple[str, ...]:
-    found = [f"modules {', '.join(sorted(shapes)[:6])}"] if shapes else []
+    found = [f"modules {', '.join(sorted(seen.shapes)[:6])}"] if seen.shapes else []
     if matches:
         found.append(f"shapes fit {', '.join(base.name for base in matches[:4])}")
     if claims.base_name:
