@@ -93,11 +93,6 @@ KINDS: tuple[Kind, ...] = (
     _kind("deepspeed-shard", "sharded_state", "sharded_state", "one rank's part of a DeepSpeed or FSDP state", r"(single_partition_of_)?fp32_(flat_)?groups?\b|_flat_param|fp32_from_fp16|flat_param", score=0.98, least=0.01),
     _kind("full-checkpoint", "full_checkpoint", "full_checkpoint", "weights of a whole model, and no adapter factors", r"\.?(weight|bias|inv_freq|running_(mean|var)|scales|biases|qweight|qzeros)$", score=0.5, least=0.6),
 )  # fmt: skip
-_FOREIGN = {
-    ".h5": ("keras", "LoRA of Keras (HDF5)"), ".onnx_adapter": ("onnx", "an ONNX Runtime adapter"),
-    ".distcp": ("dcp", "a distributed checkpoint of torch"), ".nemo": ("nemo", "a NeMo archive"),
-    ".npy": ("tensorrt-llm", "arrays as TensorRT-LLM writes them"),
-}  # fmt: skip
 
 
 def recognise_kind(kind: Kind, contents: Contents) -> Recognition | None:
@@ -130,13 +125,6 @@ def read_kind(kind: Kind, contents: Contents, _options: ReadOptions) -> Draft:
         hints=module_hints(contents),
         base_name=declared if isinstance(declared, str) else "",
     )
-
-
-def foreign_problem(name: str) -> tuple[str, Problem]:
-    """Format name and refusal of a container that is not read here, by its suffix."""
-    suffix = f".{name.rpartition('.')[2]}"
-    tool, message = _FOREIGN.get(suffix, ("foreign", "a container of another tool"))
-    return tool, Problem.of(_UNSUPPORTED, f"{message}: {_LATER}", where=name)
 
 
 def _format(kind: Kind) -> Format:
