@@ -57,6 +57,7 @@ class PullRequest:
     domain: str = ""
     training_data: str = ""
     license: str = ""
+    carry: bool = False
     dry_run: bool = False
     force: bool = False
 
@@ -77,6 +78,7 @@ def read_options(request: PullRequest) -> ReadOptions:
         source_layout=request.source_layout,
         base_config=config,
         base_name=name,
+        carry=request.carry,
     )
 
 
@@ -171,7 +173,8 @@ def _pull_hub(
 
 def same_question(manifest: Manifest, request: PullRequest) -> bool:
     """Whether flags that change how the source is read were left out."""
-    return request.alpha is None and request.source_layout is None and request.base is None
+    answers = (request.alpha, request.source_layout, request.base)
+    return answers == (None, None, None) and not request.carry
 
 
 def ingest(
@@ -318,7 +321,8 @@ def read_source(
     """
     stored = _stored_files(existing_home, request.source)
     if stored is not None:
-        return read_adapter(stored.files, read_options(request)), stored.label
+        options = replace(read_options(request), carry=True)
+        return read_adapter(stored.files, options), stored.label
     place = Remotes(settings).place(request.source)
     if place is None or place.location.kind is RemoteKind.HUB:
         located = _located(request, place)

@@ -20,7 +20,7 @@ from adaptrix.schema.canonical import Json, canonical_json
 from adaptrix.schema.descriptor import Descriptor
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import FormatError, InvalidReference
-from adaptrix.schema.record import RECORD_VERSION, AdapterRecord
+from adaptrix.schema.record import CARRIED, RECORD_VERSION, AdapterRecord
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 4 << 20
@@ -97,8 +97,9 @@ class Manifest:
         record = self.record
         modules = sorted({module.path.rsplit(".", 1)[-1] for module in record.modules})
         ranks = sorted({module.rank for module in record.modules})
+        carried = any(module.kind == CARRIED for module in record.modules)
         found = {
-            media_types.PEFT_TYPE: "LORA",
+            media_types.PEFT_TYPE: record.method.upper() if carried else "LORA",
             media_types.RANK: ",".join(map(str, ranks)),
             media_types.TARGET_MODULES: ",".join(modules),
             media_types.FAMILY: record.family,

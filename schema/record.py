@@ -137,8 +137,26 @@ class AdapterRecord:
     version: int = field(default=RECORD_VERSION)
 
 
+CARRIED = "carried"
+"""Kind of the modules of an adapter that is kept as it is; their sizes and ranks are 0."""
+
+
 def module_records(adapter: Adapter) -> tuple[ModuleRecord, ...]:
     """One record per adapted module of ``adapter``."""
+    if adapter.carried is not None:
+        return tuple(
+            ModuleRecord(
+                path=path,
+                kind=CARRIED,
+                in_features=0,
+                out_features=0,
+                rank=0,
+                alpha=0.0,
+                scale=1.0,
+                rule=ScaleRule.ABSOLUTE,
+            )
+            for path in adapter.carried.paths
+        )
     return tuple(
         ModuleRecord(
             path=module.path,
