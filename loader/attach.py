@@ -35,7 +35,7 @@ class Attached:
         self._silent: set[str] = set()
         self._heard: set[str] = set()
         self._watch: RemovableHandle | None = None
-        self._checks: dict[tuple[object, ...], ModuleCheck] = {}
+        self._checks: dict[tuple[object, ...], list[ModuleCheck | None]] = {}
 
     def enter(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:
         """Attach ``plan`` for every row; on any failure everything is taken off again.
@@ -43,19 +43,22 @@ class Attached:
         Returns:
             One check per planned module, measured on random inputs.
         """
-        return self.enter_rows([plan], None)
+        return self.enter_rows([plan], None)[0]
 
     @torch.no_grad()
     def enter_rows(
         self, plans: Sequence[LoadPlan], rows: Sequence[int] | None
-    ) -> tuple[ModuleCheck, ...]:
+    ) -> list[tuple[ModuleCheck, ...]]:
         """Attach ``plans[rows[i]]`` to row ``i`` of every batch until :meth:`leave`.
+
+        Returns:
+            The checks of each plan.
 
         Raises:
             IncompatibleAdapter: something that attaching cannot do; nothing is attached.
         """
         try:
-            return tuple(self._enter(plans, rows if len(plans) > 1 else None))
+            return self._enter(plans, rows if len(plans) > 1 else None)
         except BaseException:
             self.leave()
             raise
@@ -70,7 +73,9 @@ class Attached:
         self._restore.clear()
         self._silent.clear()
 
-    def _enter(self, plans: Sequence[LoadPlan], rows: Sequence[int] | None) -> list[ModuleCheck]:
+    def _enter(
+        self, plans: Sequence[LoadPlan], rows: Sequence[int] | None
+    ) -> list[tuple[ModuleCheck, ...]]:
         overrides = [self._overrides(plan) for plan in plans]
         planned = [{str(module.path): module for module in plan.modules} for plan in plans]
         adapted = sorted({path for by_path in planned for path in by_path})
@@ -82,15 +87,16 @@ class Attached:
             module = self.base.model.get_submodule(path)
             of_sets = [by_path.get(path, {}) for by_path in overrides]
             self._put(path, overriding(module, module.forward, of_sets, rows))
-        checks = []
+        checks: list[list[ModuleCheck]] = [[] for _ in plans]
         count = None if rows is None else len(rows)
         for path, stacked in made:
             module = self.base.model.get_submodule(path)
             self._put(path, _forward(module, module.forward, stacked, count))
             sets = [by_path.get(path) for by_path in planned]
-            checks.append(self._check(module, stacked, sets, rows))
+            for number, found in enumerate(self._check(module, stacked, sets, rows)):
+                checks[number] += [found] if found is not None else []
         self._listen()
-        return checks
+        return [tuple(of_set) for of_set in checks]
 
     def _stacked(
         self,
@@ -110,7 +116,7 @@ class Attached:
         stacked: Stacked,
         sets: Sequence[ModulePlan | None],
         rows: Sequence[int] | None,
-    ) -> ModuleCheck:
+    ) -> list[ModuleCheck | None]:
         """Check the module, unless these very sets have been checked on it before."""
         key = tuple(
             (id(share.module), share.weight) if share else None

@@ -21,11 +21,14 @@ def check(
     stacked: Stacked,
     sets: Sequence[ModulePlan | None],
     rows: Sequence[int] | None,
-) -> ModuleCheck:
+) -> list[ModuleCheck | None]:
     """Compare what the attached forward adds with the plan's own products in float64.
 
     The module's output is stood in for by random numbers: reading its weights again would
     cost as much as generating a token.
+
+    Returns:
+        One check for each of ``sets``, None where it leaves the module alone.
     """
     used = [index for index, plan in enumerate(sets) if plan is not None]
     plans = [plan for plan in sets if plan is not None]
@@ -45,9 +48,14 @@ def check(
         wanted = wanted * scale + output.double().cpu() * (scale - 1)
     if shown.shift is not None:
         wanted = wanted + shown.shift.double().cpu()
+    made = iter([_compared(plan, *pair) for plan, *pair in zip(plans, actual, wanted, strict=True)])
+    return [None if plan is None else next(made) for plan in sets]
+
+
+def _compared(plan: ModulePlan, actual: torch.Tensor, wanted: torch.Tensor) -> ModuleCheck:
     norm = float(wanted.norm())
     return ModuleCheck(
-        path=str(plans[0].path),
+        path=str(plan.path),
         expected_norm=norm,
         error=float((actual - wanted).norm()),
         survival=float((actual * wanted).sum()) / norm**2 if norm else 0.0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -141,18 +142,20 @@ def _read(module: nn.Module, adapted: AdaptedModule) -> _Part:
 def _row_norms(module: nn.Module, delta: torch.Tensor, adapted: AdaptedModule) -> torch.Tensor:
     """``‖W + ΔW‖`` of every output row (Liu et al. 2024, equation 5)."""
     weight = base_weight(module, adapted.kind)  # (out, in)
-    return (weight.double().cpu() + delta).norm(dim=1)
+    norms: torch.Tensor = (weight.double().cpu() + delta).norm(dim=1)
+    return norms
 
 
 def base_weight(module: nn.Module, kind: ModuleKind) -> torch.Tensor:
     """The weight ``(out, in)`` of a linear module or an embedding, quantised or not."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     shape = (getattr(module, "out_features", None), getattr(module, "in_features", None))
     if kind in (ModuleKind.CONV1D, ModuleKind.EMBEDDING):
         return module.get_parameter("weight").T
     plain = type(weight) is nn.Parameter and type(weight.data) is torch.Tensor
-    if plain and weight is not None and weight.is_floating_point() and weight.shape == shape:
-        return weight
+    if plain and weight.is_floating_point() and tuple(weight.shape) == shape:
+        floats: torch.Tensor = weight
+        return floats
     return _through_forward(module, *shape)
 
 
