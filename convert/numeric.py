@@ -1,0 +1,28 @@
+"""numpy, imported when the first value is computed.
+
+Recognising an adapter, checking its shapes and copying its bytes take no arithmetic, and
+importing numpy takes longer than all of them together. Modules of this package that
+compute take ``np`` from here; ruff refuses the plain import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["np"]
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+
+    class _Late:
+        """Stands for numpy and fetches each of its names once."""
+
+        def __getattr__(self, name: str) -> Any:
+            import numpy  # noqa: PLC0415
+
+            value = getattr(numpy, name)
+            setattr(self, name, value)
+            return value
+
+    np = _Late()
