@@ -11,7 +11,8 @@ from pathlib import Path
 
 from adaptrix.convert.reading import refusal
 from adaptrix.convert.writing import WrittenFile, write_adapter
-from adaptrix.registry.pulling import PullRequest, read_source
+from adaptrix.registry.opening import read_source
+from adaptrix.registry.pulling import PullRequest
 from adaptrix.registry.reports import ConvertReport
 from adaptrix.registry.settings import Settings
 from adaptrix.schema.errors import AccessDenied, StoreError, UsageError
@@ -21,12 +22,12 @@ from adaptrix.store.home import Home
 
 def convert(
     existing_home: Callable[[], Home | None],
+    home: Callable[[], Home],
     settings: Settings,
     request: PullRequest,
     *,
     to: str,
     output: Path,
-    dry_run: bool,
 ) -> ConvertReport:
     """See :meth:`Registry.convert`.
 
@@ -36,12 +37,12 @@ def convert(
         UsageError: ``output`` exists and is not empty.
         AdaptrixError: the source cannot be read, or the format cannot hold it.
     """
-    reading, _ = read_source(existing_home, settings, request)
+    reading = read_source(existing_home, home, settings, request)
     if reading.adapter is None:
         raise refusal(reading)
     written = write_adapter(reading.adapter, to)
     single = len(written.files) == 1 and bool(output.suffix) and not output.is_dir()
-    if not dry_run:
+    if not request.dry_run:
         with _reported(output):
             _write(written.files, output, single=single)
     source = reading.inspection

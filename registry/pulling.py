@@ -1,4 +1,4 @@
-"""Pull and inspect: source → recognised → canonical → stored, each step checked."""
+"""Pull: source → recognised → canonical → stored, each step checked."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptrix.convert.reading import Reading, ReadOptions, read_adapter, refusal
+from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
 from adaptrix.hub.location import RemoteKind
 from adaptrix.registry.card import read_card
 from adaptrix.registry.remotes import Place, Remotes
 from adaptrix.registry.reports import PullReport
-from adaptrix.registry.resolve import default_name, resolve, target
+from adaptrix.registry.resolve import default_name, target
 from adaptrix.registry.settings import Settings
 from adaptrix.registry.sources import (
     OpenedSource,
@@ -25,7 +25,7 @@ from adaptrix.registry.sources import (
 from adaptrix.registry.writing import Provenance, publish, same_content
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import FormatError, InvalidReference, NotFound
+from adaptrix.schema.errors import FormatError, NotFound
 from adaptrix.schema.manifest import Manifest
 from adaptrix.schema.record import AdapterRecord, ConversionRecord, SourceRecord
 from adaptrix.schema.reference import HubSource, PathSource
@@ -116,16 +116,16 @@ def pull(
             from adaptrix.registry.remote_pulling import pull_place  # noqa: PLC0415
 
             return pull_place(home, settings, request, place, progress)
-        located = _located(request, place)
+        found = located(request, place)
         if place is not None and request.name is None:
             request = replace(request, name=place.name)
-        if isinstance(located, PathSource):
-            opened = open_local(located)
+        if isinstance(found, PathSource):
+            opened = open_local(found)
             return ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
-        return _pull_hub(home, settings, request, located, progress)
+        return _pull_hub(home, settings, request, found, progress)
 
 
-def _located(request: PullRequest, place: Place | None) -> HubSource | PathSource:
+def located(request: PullRequest, place: Place | None) -> HubSource | PathSource:
     """A path or a hub's repository; a remote may be a namespace on a hub."""
     if place is None:
         return locate(request.source, request.revision)
@@ -276,56 +276,3 @@ def _planned(reference: str, inspection: Inspection, source: str) -> PullReport:
         verdict=inspection.verdict,
         problems=inspection.problems,
     )
-
-
-def read_source(
-    existing_home: Callable[[], Home | None], settings: Settings, request: PullRequest
-) -> tuple[Reading, str]:
-    """Read a stored version, a path, or a remote source by ranged reads.
-
-    Raises:
-        NotFound: nothing of that name, here or there.
-    """
-    stored = _stored_files(existing_home, request.source)
-    if stored is not None:
-        return read_adapter(stored.files, read_options(request)), stored.label
-    place = Remotes(settings).place(request.source)
-    if place is None or place.location.kind is RemoteKind.HUB:
-        located = _located(request, place)
-        if isinstance(located, PathSource):
-            opened = open_local(located)
-            return read_adapter(opened.files, read_options(request)), opened.label
-        from adaptrix.registry.hubbing import open_remote, ranged  # noqa: PLC0415
-
-        require_online(settings.offline, str(located))
-        remote, snapshot = open_remote(located, Remotes(settings).hub_token(request.source))
-        opened = ranged(remote, snapshot, label=str(located))
-    else:
-        from adaptrix.registry.remote_pulling import open_place  # noqa: PLC0415
-
-        opened = open_place(settings, place)
-    options = replace(read_options(request), check_values=False)
-    return read_adapter(opened.files, options), opened.label
-
-
-def inspect_source(
-    existing_home: Callable[[], Home | None], settings: Settings, request: PullRequest
-) -> Inspection:
-    """See :meth:`Registry.inspect`."""
-    reading, label = read_source(existing_home, settings, request)
-    return replace(reading.inspection, source=label)
-
-
-def _stored_files(existing_home: Callable[[], Home | None], text: str) -> OpenedSource | None:
-    if Path(text).expanduser().exists():
-        return None
-    home = existing_home()
-    if home is None:
-        return None
-    from adaptrix.registry.looking import version_files  # noqa: PLC0415
-
-    try:
-        reference, digest = resolve(home, text)
-    except (InvalidReference, NotFound):
-        return None
-    return OpenedSource(label=reference, files=version_files(home, digest, reference))

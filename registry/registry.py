@@ -134,7 +134,8 @@ class Registry(Sharing):
         revision: str | None = None,
     ) -> Inspection:
         """Say what a source or a stored version is; a remote one from its headers alone."""
-        from adaptrix.registry.pulling import PullRequest, inspect_source  # noqa: PLC0415
+        from adaptrix.registry.opening import inspect_source  # noqa: PLC0415
+        from adaptrix.registry.pulling import PullRequest  # noqa: PLC0415
 
         return inspect_source(
             self._home_if_any,
@@ -163,9 +164,11 @@ class Registry(Sharing):
         from adaptrix.registry.converting import convert  # noqa: PLC0415
         from adaptrix.registry.pulling import PullRequest  # noqa: PLC0415
 
-        request = PullRequest(source=source, base=base, alpha=alpha, source_layout=source_layout)
+        request = PullRequest(
+            source=source, base=base, alpha=alpha, source_layout=source_layout, dry_run=dry_run
+        )
         return convert(
-            self._home_if_any, self.settings, request, to=to, output=output, dry_run=dry_run
+            self._home_if_any, lambda: self.home, self.settings, request, to=to, output=output
         )
 
     def compose(

@@ -82,6 +82,16 @@ def open_place(settings: Settings, place: Place) -> OpenedSource:
     return ranged(VersionFiles(remote, place.name, snapshot), snapshot, label=place.label)
 
 
+def fetch_place(home: Home, settings: Settings, place: Place) -> OpenedSource:
+    """The adapter's files of a place, brought into the store and verified."""
+    _require_name(place)
+    with connected(settings, place) as remote:
+        artifact = read_artifact(remote, place.name, find(remote, place))
+        snapshot = artifact_snapshot(remote, place.name, artifact)
+        files = VersionFiles(remote, place.name, snapshot)
+        return fetch_snapshot(home, files, snapshot, label=place.label, progress=None).opened
+
+
 def pull_place(
     home: Home, settings: Settings, request: PullRequest, place: Place, progress: Progress | None
 ) -> PullReport:
