@@ -7,22 +7,13 @@ compute take ``np`` from here; ruff refuses the plain import.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from adaptrix.schema.late import LateModule
 
 __all__ = ["np"]
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-
-    class _Late:
-        """Stands for numpy and fetches each of its names once."""
-
-        def __getattr__(self, name: str) -> Any:
-            import numpy  # noqa: PLC0415
-
-            value = getattr(numpy, name)
-            setattr(self, name, value)
-            return value
-
-    np = _Late()
+    np = LateModule("numpy")

@@ -7,13 +7,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from adaptrix.convert.reading import refusal
 from adaptrix.convert.writing import WrittenFile, write_adapter
 from adaptrix.registry.opening import read_source
-from adaptrix.registry.pulling import PullRequest
+from adaptrix.registry.recording import note_reading, recorded
 from adaptrix.registry.reports import ConvertReport
+from adaptrix.registry.requests import PullRequest
 from adaptrix.registry.settings import Settings
 from adaptrix.schema.errors import AccessDenied, StoreError, UsageError
 from adaptrix.schema.report import Fidelity
@@ -37,7 +39,22 @@ def convert(
         UsageError: ``output`` exists and is not empty.
         AdaptrixError: the source cannot be read, or the format cannot hold it.
     """
+    log = recorded(existing_home, "convert", request.source, target=to)
+    with nullcontext() if request.dry_run else log:
+        return _convert(existing_home, home, settings, request, to=to, output=output)
+
+
+def _convert(
+    existing_home: Callable[[], Home | None],
+    home: Callable[[], Home],
+    settings: Settings,
+    request: PullRequest,
+    *,
+    to: str,
+    output: Path,
+) -> ConvertReport:
     reading = read_source(existing_home, home, settings, request)
+    note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
     written = write_adapter(reading.adapter, to)

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptrix.convert.reading import Reading, read_adapter
 from adaptrix.hub.location import RemoteKind
-from adaptrix.registry.pulling import PullRequest, located, read_options
 from adaptrix.registry.remotes import Place, Remotes
-from adaptrix.registry.resolve import resolve
+from adaptrix.registry.requests import PullRequest, located, read_options
 from adaptrix.registry.settings import Settings
 from adaptrix.registry.sources import OpenedSource, open_local, require_online
 from adaptrix.schema.errors import InvalidReference, NotFound
 from adaptrix.schema.reference import HubSource, PathSource
 from adaptrix.schema.report import Inspection
-from adaptrix.store.home import Home
+
+if TYPE_CHECKING:
+    from adaptrix.store.home import Home
 
 VALUES_BYTES = 64 << 20
 """``inspect`` reads values of local files up to this size; of larger ones the headers alone."""
@@ -113,6 +115,7 @@ def _stored(existing_home: Callable[[], Home | None], text: str) -> OpenedSource
     if home is None:
         return None
     from adaptrix.registry.looking import version_files  # noqa: PLC0415
+    from adaptrix.registry.resolve import resolve  # noqa: PLC0415
 
     try:
         reference, digest = resolve(home, text)

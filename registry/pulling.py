@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adaptrix.convert.reading import ReadOptions, read_adapter, refusal
+from adaptrix.convert.reading import read_adapter, refusal
 from adaptrix.hub.location import RemoteKind
 from adaptrix.registry.card import read_card
-from adaptrix.registry.remotes import Place, Remotes
+from adaptrix.registry.recording import note_reading, recorded
+from adaptrix.registry.remotes import Remotes
 from adaptrix.registry.reports import PullReport
+from adaptrix.registry.requests import PullRequest, located, read_options
 from adaptrix.registry.resolve import default_name, target
 from adaptrix.registry.settings import Settings
 from adaptrix.registry.sources import (
     OpenedSource,
     local_record,
-    locate,
     open_local,
     require_online,
 )
 from adaptrix.registry.writing import Provenance, publish, same_content
-from adaptrix.schema.canonical import Json
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import FormatError, NotFound
 from adaptrix.schema.manifest import Manifest
 from adaptrix.schema.record import AdapterRecord, ConversionRecord, SourceRecord
 from adaptrix.schema.reference import HubSource, PathSource
@@ -36,73 +34,6 @@ from adaptrix.store.home import Home
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
 
-MAX_CONFIG_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PullRequest:
-    """What was asked for; see :meth:`Registry.pull`."""
-
-    source: str
-    name: str | None = None
-    revision: str | None = None
-    base: str | None = None
-    alpha: float | None = None
-    source_layout: str | None = None
-    description: str = ""
-    capabilities: tuple[str, ...] = ()
-    domain: str = ""
-    training_data: str = ""
-    license: str = ""
-    dry_run: bool = False
-    force: bool = False
-
-
-def read_options(request: PullRequest) -> ReadOptions:
-    """How to read, from what was asked.
-
-    Raises:
-        NotFound, FormatError: ``--base`` is a path without a readable ``config.json``.
-    """
-    config, name = None, request.base
-    if request.base is not None:
-        path = _base_config_path(request.base)
-        if path is not None:
-            config = _read_json(path)
-    return ReadOptions(
-        alpha=request.alpha,
-        source_layout=request.source_layout,
-        base_config=config,
-        base_name=name,
-    )
-
-
-def _base_config_path(base: str) -> Path | None:
-    from adaptrix.samples import BASE_DIR, BASE_NAME  # noqa: PLC0415
-
-    if base in {BASE_NAME, "sample"}:
-        return BASE_DIR / "config.json"
-    path = Path(base).expanduser()
-    if path.is_dir():
-        path /= "config.json"
-    if path.is_file():
-        return path
-    if base.startswith((".", "/", "~")) or base.endswith(".json"):
-        raise NotFound("no config.json of a base model there", where=base)
-    return None
-
-
-def _read_json(path: Path) -> dict[str, Json]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise FormatError("too large for a configuration", where=str(path))
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON: {error}", where=str(path)) from error
-    if not isinstance(document, dict):
-        raise FormatError("expected an object", where=str(path))
-    return document
-
 
 def pull(
     home: Home, settings: Settings, request: PullRequest, progress: Progress | None
@@ -111,7 +42,7 @@ def pull(
     if request.name is not None:
         target(request.name)
     place = Remotes(settings).place(request.source)
-    with home.lease():
+    with logged(home, request), home.lease():
         if place is not None and place.location.kind is not RemoteKind.HUB:
             from adaptrix.registry.remote_pulling import pull_place  # noqa: PLC0415
 
@@ -125,14 +56,9 @@ def pull(
         return _pull_hub(home, settings, request, found, progress)
 
 
-def located(request: PullRequest, place: Place | None) -> HubSource | PathSource:
-    """A path or a hub's repository; a remote may be a namespace on a hub."""
-    if place is None:
-        return locate(request.source, request.revision)
-    source = HubSource(
-        repository=f"{place.location.path}/{place.name}", revision=place.revision or None
-    )
-    return locate(str(source), request.revision)
+def logged(home: Home, request: PullRequest) -> AbstractContextManager[None]:
+    """Log what the block pulls, unless it is a dry run."""
+    return nullcontext() if request.dry_run else recorded(lambda: home, "pull", request.source)
 
 
 def _pull_hub(
@@ -179,6 +105,7 @@ def ingest(
         AdaptrixError: it cannot be converted exactly; nothing is stored then.
     """
     reading = read_adapter(opened.files, read_options(request))
+    note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
     name, tag = names_of(request)
