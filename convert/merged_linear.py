@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from adaptrix.convert.arrays import bits, content
 from adaptrix.schema.tensor import LazyTensor
 
@@ -31,14 +29,16 @@ def expand(a: LazyTensor, b: LazyTensor, enabled: Sequence[bool]) -> LazyTensor 
         return None
     height = rows // len(blocks)
     shape = (height * len(enabled), _GROUPS * half)
-    places = np.concatenate([np.arange(block * height, (block + 1) * height) for block in blocks])
+    places = [block * height + row for block in blocks for row in range(height)]
 
     def load() -> memoryview:
+        import numpy as np
+
         stored = bits(b)[:, :, 0]
         wide = np.zeros(shape, dtype=stored.dtype)
-        for group, part in enumerate(np.split(np.arange(rows), _GROUPS)):
-            columns = slice(group * half, (group + 1) * half)
-            wide[places[part], columns] = stored[part]
+        for group in range(_GROUPS):
+            part = slice(group * rows // _GROUPS, (group + 1) * rows // _GROUPS)
+            wide[places[part], group * half : (group + 1) * half] = stored[part]
         return content(wide)
 
     return replace(b, shape=shape, load=load)
