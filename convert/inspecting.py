@@ -9,8 +9,7 @@ from adaptrix.convert.architecture.detect import Detection, layer_indices
 from adaptrix.convert.architecture.fit import Fit
 from adaptrix.convert.draft import Draft, Factors
 from adaptrix.convert.layouts.naming import Named
-from adaptrix.schema.adapter import AdaptedModule, Adapter, BaseRequirement
-from adaptrix.schema.record import CARRIED
+from adaptrix.schema.adapter import CARRIED, AdaptedModule, Adapter, BaseRequirement
 from adaptrix.schema.report import (
     ArchitectureReport,
     BaseModelReport,

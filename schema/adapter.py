@@ -150,6 +150,10 @@ class BaseRequirement(enum.StrEnum):
     """Trained on a modified base (PiSSA, OLoRA, CorDA, LoftQ)."""
 
 
+CARRIED = "carried"
+"""Kind of the modules of an adapter that is kept as it is; their sizes and ranks are 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
     """An adapter that is kept as it is: its method is no pair of factors.

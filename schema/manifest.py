@@ -16,11 +16,12 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from adaptrix.schema import media_types
+from adaptrix.schema.adapter import CARRIED
 from adaptrix.schema.canonical import Json, canonical_json
 from adaptrix.schema.descriptor import Descriptor
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import FormatError, InvalidReference
-from adaptrix.schema.record import CARRIED, RECORD_VERSION, AdapterRecord
+from adaptrix.schema.record import RECORD_VERSION, AdapterRecord
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 4 << 20

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adaptrix.schema.adapter import Adapter, ScaleRule
+from adaptrix.schema.adapter import CARRIED, Adapter, ScaleRule
 from adaptrix.schema.fields import DigestField, FloatText
 from adaptrix.schema.report import Fidelity, Verdict
 
@@ -135,10 +135,6 @@ class AdapterRecord:
     capabilities: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     version: int = field(default=RECORD_VERSION)
-
-
-CARRIED = "carried"
-"""Kind of the modules of an adapter that is kept as it is; their sizes and ranks are 0."""
 
 
 def module_records(adapter: Adapter) -> tuple[ModuleRecord, ...]:
