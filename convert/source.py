@@ -22,6 +22,9 @@ from adaptrix.schema.errors import AccessDenied, FormatError, NotFound, PolicyRe
 MAX_FILES = 10_000
 MAX_LEVELS = 2
 """Levels of subfolders that are looked into."""
+HELD_BYTES = 16 << 20
+"""Bytes handed out after which the pages read so far are given back."""
+_GIVE_BACK = getattr(mmap, "MADV_DONTNEED", None)
 
 
 class ByteSource(Protocol):
@@ -96,6 +99,8 @@ class FileSource:
         self._seen = _lstat(path)
         _require_regular(self._seen, str(path))
         self._view: memoryview | None = None
+        self._mapping: mmap.mmap | None = None
+        self._handed_bytes = 0
 
     @property
     def name(self) -> str:
@@ -117,6 +122,12 @@ class FileSource:
         check_range(self._name, self.size_bytes, start, stop)
         if self._view is None:
             self._view = self._map()
+        self._handed_bytes += stop - start
+        if self._handed_bytes > HELD_BYTES and self._mapping is not None and _GIVE_BACK is not None:
+            # Pages of a mapped file count as this process's memory until they are given back;
+            # views stay valid, and what is read again comes from the system's cache.
+            self._mapping.madvise(_GIVE_BACK)
+            self._handed_bytes = stop - start
         return self._view[start:stop]
 
     def _map(self) -> memoryview:
@@ -134,7 +145,8 @@ class FileSource:
                 raise FormatError("the file changed while it was read", where=self._name)
             if now.st_size == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(descriptor, now.st_size, access=mmap.ACCESS_READ))
+            self._mapping = mmap.mmap(descriptor, now.st_size, access=mmap.ACCESS_READ)
+            return memoryview(self._mapping)
         except OSError as error:
             raise FormatError(_reason(error), where=self._name, code="unreadable") from error
         finally:
