@@ -96,7 +96,7 @@ def distance(one, other):
 
 def grams_of(one):
     """Gram matrices of random inputs of every module, the same for the same adapter."""
-    generator = torch.Generator().manual_seed(int(one.extra["seed"]))
+    generator = torch.Generator().manual_seed(int(one.extra.get("seed", 0)))
     found = {}
     for path, (_, into) in SHAPES.items():
         if KINDS.get(path) is ModuleKind.EMBEDDING:
