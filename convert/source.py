@@ -1,8 +1,8 @@
 """Byte sources: random access to the files of an adapter, wherever they are.
 
 A reader asks for ranges of bytes and never for a path, so the same code reads a file on
-this disk (mapped, so that a 42 MB file costs no copy), bytes in memory, or a remote file
-through ranged requests. Folders are listed without following links that leave them and
+this disk (mapped, so that a 42 MB file costs no copy, and let go again, so that a file of 2 GB
+costs no memory), bytes in memory, or a remote file through ranged requests. Folders are listed without following links that leave them and
 without opening anything but regular files. Stable.
 """
 
@@ -22,9 +22,8 @@ from adaptrix.schema.errors import AccessDenied, FormatError, NotFound, PolicyRe
 MAX_FILES = 10_000
 MAX_LEVELS = 2
 """Levels of subfolders that are looked into."""
-HELD_BYTES = 16 << 20
-"""Bytes handed out after which the pages read so far are given back."""
-_GIVE_BACK = getattr(mmap, "MADV_DONTNEED", None)
+RESIDENT_BYTES = 32 << 20
+"""Bytes of a mapped file that are used before its pages are let go."""
 
 
 class ByteSource(Protocol):
@@ -99,8 +98,7 @@ class FileSource:
         self._seen = _lstat(path)
         _require_regular(self._seen, str(path))
         self._view: memoryview | None = None
-        self._mapping: mmap.mmap | None = None
-        self._handed_bytes = 0
+        self._used_bytes = 0
 
     @property
     def name(self) -> str:
@@ -122,12 +120,10 @@ class FileSource:
         check_range(self._name, self.size_bytes, start, stop)
         if self._view is None:
             self._view = self._map()
-        self._handed_bytes += stop - start
-        if self._handed_bytes > HELD_BYTES and self._mapping is not None and _GIVE_BACK is not None:
-            # Pages of a mapped file count as this process's memory until they are given back;
-            # views stay valid, and what is read again comes from the system's cache.
-            self._mapping.madvise(_GIVE_BACK)
-            self._handed_bytes = stop - start
+        self._used_bytes += stop - start
+        if self._used_bytes > RESIDENT_BYTES:
+            let_go(self._view)
+            self._used_bytes = stop - start
         return self._view[start:stop]
 
     def _map(self) -> memoryview:
@@ -145,12 +141,21 @@ class FileSource:
                 raise FormatError("the file changed while it was read", where=self._name)
             if now.st_size == 0:
                 return memoryview(b"")
-            self._mapping = mmap.mmap(descriptor, now.st_size, access=mmap.ACCESS_READ)
-            return memoryview(self._mapping)
+            return memoryview(mmap.mmap(descriptor, now.st_size, access=mmap.ACCESS_READ))
         except OSError as error:
             raise FormatError(_reason(error), where=self._name, code="unreadable") from error
         finally:
             os.close(descriptor)
+
+
+def let_go(view: bytes | memoryview) -> None:
+    """Give the pages under a view of a mapped file back; they are read again when wanted.
+
+    Without it a process grows by every file that it reads from front to back.
+    """
+    mapping = view.obj if isinstance(view, memoryview) else None
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def check_range(name: str, size_bytes: int, start: int, stop: int) -> None:

@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from adaptrix.convert.architecture.base import NamedBase
 from adaptrix.convert.architecture.detect import shape_of
 from adaptrix.convert.architecture.families import family_of_model_type
@@ -23,6 +21,7 @@ from adaptrix.convert.arrays import bits, content, take_columns
 from adaptrix.convert.computed import scaled_columns
 from adaptrix.convert.contents import CONFIG_NAME, Contents
 from adaptrix.convert.draft import Factors
+from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.peft import DIAGONAL, KASA
 from adaptrix.schema.adapter import Scale
 from adaptrix.schema.canonical import Json
