@@ -217,7 +217,7 @@ class Registry(Sharing):
             inputs: Pairs of reference and weight, or ingredients with rules.
             rank: Rank to predict losses for; the greatest of any input by default.
         """
-        from adaptrix.registry.composing import plan  # noqa: PLC0415 - imports torch
+        from adaptrix.registry.planning import plan  # noqa: PLC0415 - reads formats
 
         return plan(self.home, _ingredients(inputs), rank=rank)
 
