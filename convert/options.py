@@ -27,6 +27,7 @@ class ReadOptions:
         base_modules: ``(kind, out, in)`` by path of a base that had to be built to know it.
         check_values: Whether to read the tensors' bytes (NaN, all-zero B); headers are
             always checked.
+        carry: Whether an adapter that is no LoRA, and is known, is kept as it is.
     """
 
     alpha: float | None = None
@@ -36,6 +37,7 @@ class ReadOptions:
     base_is_complete: bool = True
     base_modules: Mapping[str, tuple[str, int, int]] | None = None
     check_values: bool = True
+    carry: bool = False
 
     @property
     def phi_layout(self) -> str | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptrix.convert.source import AdapterFiles, ByteSource, FileSource, open_path
 from adaptrix.hub.selection import select_adapter_files
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import InvalidReference, RemoteError, UsageError
-from adaptrix.schema.record import SourceFile, SourceRecord
 from adaptrix.schema.reference import (
     HubSource,
     OciSource,
@@ -19,6 +19,9 @@ from adaptrix.schema.reference import (
     hub_source_of,
     parse_source,
 )
+
+if TYPE_CHECKING:
+    from adaptrix.schema.record import SourceRecord
 
 CHUNK_BYTES = 1 << 20
 
@@ -31,11 +34,13 @@ class OpenedSource:
         label: The source as it is printed.
         files: The files in which to look for the adapter.
         ignored: Files that are left alone, with the reason.
+        stored: Whether it is a version of this home, kept as it is where it is no LoRA.
     """
 
     label: str
     files: AdapterFiles
     ignored: tuple[tuple[str, str], ...] = ()
+    stored: bool = False
 
 
 def locate(text: str, revision: str | None = None) -> HubSource | PathSource:
@@ -85,6 +90,8 @@ def local_record(
     files: Mapping[str, ByteSource], *, on_bytes: Callable[[int], None] | None = None
 ) -> SourceRecord:
     """Digest every file that was read."""
+    from adaptrix.schema.record import SourceFile, SourceRecord  # noqa: PLC0415
+
     found = tuple(
         SourceFile(path=name, digest=_digest(entry, on_bytes), size_bytes=entry.size_bytes)
         for name, entry in sorted(files.items())

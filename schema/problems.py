@@ -68,14 +68,30 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "soft_prompt": _fail(
         "This stores virtual tokens, not weight updates; load it with the tool that made it."
     ),
-    "ia3": _fail("IA³ scales activations; merge it into its base with the tool that made it."),
+    "ia3": _fail(
+        "IA³ scales activations. Pull it with --carry to keep it unchanged, "
+        "or merge it into its base with PEFT."
+    ),
+    "needs_base_weights": _fail(
+        "The update depends on the base weights. Pull it with --carry to keep it unchanged, "
+        "or merge it into its base with PEFT."
+    ),
+    "not_low_rank": _fail(
+        "Pull it with --carry to keep it unchanged, or merge it into its base with PEFT."
+    ),
     "full_checkpoint": _fail(
         "No adapter factors found. To extract a LoRA, provide the base and accept a truncated SVD."
     ),
     "bottleneck_adapter": _fail("Bottleneck adapters add layers; they are not a weight update."),
-    "unsupported_method": _fail("This method is recognised but cannot be converted exactly yet."),
+    "unsupported_method": _fail(
+        "It is not a LoRA: load it with the tool that made it, or merge it into its base there."
+    ),
     "routed_adapter": _fail(
         "The effect depends on the input (router or gate); export each expert."
+    ),
+    "positional_adapter": _fail(
+        "It must stay unmerged: use a runtime that supports alora_invocation_tokens. "
+        "Pull it with --carry to keep it unchanged."
     ),
     "sharded_state": _fail("Tensors are empty or 1-D: save again after gathering the shards."),
     # Content that is wrong.
@@ -120,6 +136,12 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         Severity.WARNING, "", hint="If base weights were trained too, this adapter is only a part."
     ),
     "recomputed": ProblemCode(Severity.NOTE, ""),
+    "carried": ProblemCode(
+        Severity.WARNING, "", hint="PEFT loads it; it is not converted, composed or run here."
+    ),
+    "training_state": ProblemCode(
+        Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
+    ),
     "wide_dtype": ProblemCode(Severity.NOTE, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),
     "ignored_files": ProblemCode(Severity.NOTE, ""),
