@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptrix.convert.architecture.foreign import built
+from adaptrix.convert.architecture.shapes import BaseShapes
 from adaptrix.convert.options import ReadOptions
 from adaptrix.registry.sources import locate
 from adaptrix.schema.canonical import Json
@@ -45,16 +47,19 @@ def read_options(request: PullRequest) -> ReadOptions:
     Raises:
         NotFound, FormatError: ``--base`` is a path without a readable ``config.json``.
     """
-    config, name = None, request.base
+    config, name, modules = None, request.base, None
     if request.base is not None:
         path = _base_config_path(request.base)
         if path is not None:
             config = _read_json(path)
+            if BaseShapes.of(config) is None:
+                modules = built(str(path.parent))
     return ReadOptions(
         alpha=request.alpha,
         source_layout=request.source_layout,
         base_config=config,
         base_name=name,
+        base_modules=modules,
         carry=request.carry,
     )
 

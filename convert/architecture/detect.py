@@ -93,7 +93,9 @@ def _of_all(
 def _scores(
     seen: Seen, claims: Claims, weights: Weights
 ) -> tuple[dict[str, float], dict[str, tuple[KnownBase, ...]]]:
-    scores = {UNKNOWN: math.log(weights.unknown) + len(seen.shapes) * math.log(weights.unknown_name)}
+    scores = {
+        UNKNOWN: math.log(weights.unknown) + len(seen.shapes) * math.log(weights.unknown_name)
+    }
     matches: dict[str, tuple[KnownBase, ...]] = {}
     found = hypotheses(seen)
     first = {name: _by_names(h, seen, claims, weights) for name, h in found.items()}

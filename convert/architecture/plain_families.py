@@ -47,9 +47,7 @@ def _family(
 ) -> Family:
     modules = {path: shapes for group in groups for path, shapes in group.items()}
     roots = (root,) if root else ()
-    return Family(
-        name=name, roots=roots, modules=modules, heads=heads or {}, defaults=_DEFAULTS
-    )
+    return Family(name=name, roots=roots, modules=modules, heads=heads or {}, defaults=_DEFAULTS)
 
 
 _QKV = "self_attn.q_proj q,h self_attn.k_proj k,h self_attn.v_proj k,h self_attn.o_proj h,q "

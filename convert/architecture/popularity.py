@@ -119,7 +119,9 @@ layoutlmv3 0.001 layoutlmv3
 stable-diffusion 0.03 stable-diffusion|sdxl
 """
 _RARE = 3e-5
-_PART = re.compile(r"_(text|vision|audio|encoder|decoder)(_model|_encoder)?$|_(qformer|vqmodel|talker|thinker)")
+_PART = re.compile(
+    r"_(text|vision|audio|encoder|decoder)(_model|_encoder)?$|_(qformer|vqmodel|talker|thinker)"
+)
 _RARE_PART = 6e-6
 
 

@@ -47,8 +47,8 @@ class Weights:
     last_layer: float = 8.0
     some_layers: float = 2.0
     default: float = 3.0
-    words: float = 60.0
-    declared: float = 300.0
+    words: float = 200.0
+    declared: float = 1e4
     declared_other: float = 60.0
     base_class: float = 1e4
     stated: float = 1e6

@@ -55,7 +55,9 @@ def _is_everywhere(name: str, family: str, paths: tuple[str, ...]) -> bool:
     if known is None:
         return True
     templates = tails | {path for path in chosen if not layer_indices([path])}
-    wanted = {template(path) for path, shapes in known.names() if _ends(path, name) and _always(shapes)}
+    wanted = {
+        template(path) for path, shapes in known.names() if _ends(path, name) and _always(shapes)
+    }
     return wanted <= {template(path) for path in templates}
 
 

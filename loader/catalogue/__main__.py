@@ -25,7 +25,7 @@ from adaptrix.loader.catalogue.report import report_text
 _HERE = Path(__file__).resolve()
 _CATALOGUE = _HERE.parents[2] / "convert" / "architecture" / "catalogue.xz"
 _REPORT = _HERE.parents[2] / "docs" / "architectures.md"
-_BATCH = 12
+_BATCH = 24
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

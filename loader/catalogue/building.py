@@ -39,7 +39,9 @@ Entries = Mapping[str, Entry]
 
 def model_classes(model_type: str) -> dict[str, type[Any]]:
     """Auto mapping name to the class that it has for ``model_type``, preferred ones first."""
-    names = [n for n in dir(modeling_auto) if n.startswith("MODEL_") and n.endswith("_MAPPING_NAMES")]
+    names = [
+        n for n in dir(modeling_auto) if n.startswith("MODEL_") and n.endswith("_MAPPING_NAMES")
+    ]
     names.sort(key=lambda n: (n != HEADLESS, n not in _PREFERRED, n))
     found: dict[str, type[Any]] = {}
     for name in names:
@@ -90,9 +92,7 @@ def _module_entry(module: nn.Module) -> Entry | None:
             return None
 
 
-def _parameter_entries(
-    path: str, module: nn.Module, *, plain: bool
-) -> Iterator[tuple[str, Entry]]:
+def _parameter_entries(path: str, module: nn.Module, *, plain: bool) -> Iterator[tuple[str, Entry]]:
     """Matrices that are parameters of a module of their own kind: experts, routers, attention."""
     for name, value in module.named_parameters(recurse=False):
         dims = tuple(value.shape)

@@ -145,16 +145,18 @@ def _built_classes(
     return found
 
 
-def _roots(classes: list[tuple[type[Any], dict[str, Entry]]], headless: Mapping[str, Entry]) -> list[str]:
+def _roots(
+    classes: list[tuple[type[Any], dict[str, Entry]]], headless: Mapping[str, Entry]
+) -> list[str]:
     """Prefixes under which classes with a head keep the body; the commonest first."""
     votes: dict[str, int] = defaultdict(int)
     for cls, entries in classes:
         prefix = f"{getattr(cls, 'base_model_prefix', '') or ''}."
         for candidate in {prefix, "model."} - {"."}:
             inside = {p.removeprefix(candidate) for p in entries if p.startswith(candidate)}
-            if headless and len(inside & headless.keys()) * 2 > len(headless):
-                votes[candidate] += 1
-            elif not headless and inside and candidate == prefix:
+            if (headless and len(inside & headless.keys()) * 2 > len(headless)) or (
+                not headless and inside and candidate == prefix
+            ):
                 votes[candidate] += 1
     return sorted(votes, key=lambda root: -votes[root])
 
@@ -201,13 +203,17 @@ class _Formulas:
         return min(found, key=lambda text: (len(text), text)) if found else UNKNOWN_SIZE
 
 
-def _add(found: Description, entries: Mapping[str, Entry], formulas: _Formulas, *, is_main: bool) -> None:
+def _add(
+    found: Description, entries: Mapping[str, Entry], formulas: _Formulas, *, is_main: bool
+) -> None:
     grouped: dict[tuple[bool, str], dict[str, Shape]] = defaultdict(dict)
     for path, entry in entries.items():
         root = next((r for r in found.roots if path.startswith(r)), "")
         body = path.removeprefix(root)
         inside = bool(root) or not found.roots or body in _bodies(found, entries)
-        grouped[inside, _INDEX.sub("{}", body)][body] = _shape(path, entry, formulas, is_main=is_main)
+        grouped[inside, _INDEX.sub("{}", body)][body] = _shape(
+            path, entry, formulas, is_main=is_main
+        )
     for (inside, template), shapes in grouped.items():
         target = found.modules if inside else found.heads
         if template in target or (not inside and template in found.modules):
@@ -372,4 +378,6 @@ def _attributes(
     # As written, not as attributes: some differ per layer and refuse to be asked.
     tree = made.to_dict()
     found = {name: tree.get(name) for name in names}
-    return {n: v for n, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {
+        n: v for n, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)
+    }

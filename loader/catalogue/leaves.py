@@ -17,7 +17,9 @@ _NO_SIZE = re.compile(
 )  # fmt: skip
 _RATIO = re.compile(r"ratio|expan|mult|factor")
 _MAY_BE_SET = re.compile(r"inner|intermediate|ffn|head_dim|key_value|kv|size|dim|rank|width")
-_NO_SWITCH = re.compile(r"cache|output_|return_|tie_|tied|remove_|scale|norm|is_(encoder_)?decoder|bias")
+_NO_SWITCH = re.compile(
+    r"cache|output_|return_|tie_|tied|remove_|scale|norm|is_(encoder_)?decoder|bias"
+)
 _OTHER_VALUES: Mapping[str, Any] = {"feed_forward_proj": "gated-gelu", "q_lora_rank": None}
 """T5 1.1 and Flan have a gate; DeepSeek's small models no low-rank query."""
 LAYERS = re.compile(r"layers?$|(^|[._])depth$|blocks$")

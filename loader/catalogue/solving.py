@@ -35,7 +35,9 @@ def monomial(base: int, doubled: Mapping[str, int]) -> Exponents | None:
     return found
 
 
-def formula_of_monomial(base: int, exponents: Exponents, fields: Mapping[str, Number]) -> str | None:
+def formula_of_monomial(
+    base: int, exponents: Exponents, fields: Mapping[str, Number]
+) -> str | None:
     """``2*hidden_size``, ``hidden_size/num_heads``; None when the constant is no plain one."""
     constant = Fraction(base)
     for name, power in exponents.items():
