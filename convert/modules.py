@@ -40,8 +40,6 @@ def module_kind(pair: Factors, family: str, *, fan_in_fan_out: bool) -> ModuleKi
         return pair.kind
     known = family_named(family)
     kinds = {shape.kind for shape in known.shapes(pair.path)} if known else set()
-    if kinds:
-        transposed = "conv1d" in kinds
-    else:
-        transposed = fan_in_fan_out and family in ("", "unknown")
+    stated = fan_in_fan_out and family in ("", "unknown")
+    transposed = "conv1d" in kinds if kinds else stated
     return ModuleKind.CONV1D if transposed else ModuleKind.LINEAR

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptrix.convert.architecture.foreign import built
 from adaptrix.convert.architecture.shapes import BaseShapes
 from adaptrix.convert.options import ReadOptions
+from adaptrix.registry.base_config import config_path, read_config
 from adaptrix.registry.sources import locate
-from adaptrix.schema.canonical import Json
-from adaptrix.schema.errors import FormatError, NotFound
 from adaptrix.schema.reference import HubSource, PathSource
 
 if TYPE_CHECKING:
     from adaptrix.registry.remotes import Place
-
-MAX_CONFIG_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +40,13 @@ def read_options(request: PullRequest) -> ReadOptions:
     """How to read, from what was asked.
 
     Raises:
-        NotFound, FormatError: ``--base`` is a path without a readable ``config.json``.
+        NotFound, FormatError, RemoteError: ``--base`` has no readable ``config.json``.
     """
     config, name, modules = None, request.base, None
     if request.base is not None:
-        path = _base_config_path(request.base)
+        path = config_path(request.base)
         if path is not None:
-            config = _read_json(path)
+            config = read_config(path)
             if BaseShapes.of(config) is None:
                 modules = built(str(path.parent))
     return ReadOptions(
@@ -62,33 +57,6 @@ def read_options(request: PullRequest) -> ReadOptions:
         base_modules=modules,
         carry=request.carry,
     )
-
-
-def _base_config_path(base: str) -> Path | None:
-    from adaptrix.samples import BASE_DIR, BASE_NAME  # noqa: PLC0415
-
-    if base in {BASE_NAME, "sample"}:
-        return BASE_DIR / "config.json"
-    path = Path(base).expanduser()
-    if path.is_dir():
-        path /= "config.json"
-    if path.is_file():
-        return path
-    if base.startswith((".", "/", "~")) or base.endswith(".json"):
-        raise NotFound("no config.json of a base model there", where=base)
-    return None
-
-
-def _read_json(path: Path) -> dict[str, Json]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise FormatError("too large for a configuration", where=str(path))
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON: {error}", where=str(path)) from error
-    if not isinstance(document, dict):
-        raise FormatError("expected an object", where=str(path))
-    return document
 
 
 def located(request: PullRequest, place: Place | None) -> HubSource | PathSource:

@@ -152,15 +152,20 @@ def share_of(family: str) -> float:
 def is_called(family: str, name: str) -> bool:
     """Whether a model called ``name`` is one of ``family``, as far as names tell."""
     known = POPULARITY.get(family)
-    words = known.words if known is not None else _own_words(family)
-    return bool(words is not None and words.search(name))
+    return bool(known is not None and known.words is not None and known.words.search(name))
+
+
+def is_named(family: str, name: str) -> bool:
+    """Whether a model called ``name`` has the whole ``model_type`` in it, and that is no word."""
+    words = _own_words(family)
+    return words is not None and words.search(name) is not None
 
 
 @cache
 def _own_words(family: str) -> re.Pattern[str] | None:
     """The type's name, with any mark between its parts: ``olmo_hybrid`` as ``OLMo-Hybrid``."""
     parts = [part for part in re.split(r"[-_.]", family) if part]
-    if len("".join(parts)) < 4:
+    if len(parts) < 2 and (len(family) < 5 or family in POPULARITY):
         return None
     body = r"[-_. ]?".join(re.escape(part) for part in parts)
     return re.compile(rf"(?<![a-z]){body}(?![a-z])", re.IGNORECASE)

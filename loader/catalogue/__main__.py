@@ -7,6 +7,7 @@ done is kept in ``--work``, so that a run that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import subprocess
@@ -63,14 +64,12 @@ def _place(work: Path, model_type: str) -> Path:
 
 def _run(batch: Sequence[str], work: Path, limit_s: int) -> None:
     command = [sys.executable, "-m", "adaptrix.loader.catalogue", "--worker", "--work", str(work)]
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(  # noqa: S603 - our own module
             [*command, "--limit-s", str(limit_s), *batch],
             check=False, timeout=limit_s * len(batch) + 60,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        pass
     for name in batch:
         if not _place(work, name).exists():
             _write(work, name, {"type": name, "error": "the process ended or hung"})

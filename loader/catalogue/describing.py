@@ -117,14 +117,25 @@ def _shallow(
     counts = {n: v for n, v in leaves(config.to_dict()) if LAYERS.search(n) and isinstance(v, int)}
     for most in (4, 8):
         fewer = {name: most for name, value in counts.items() if value > most}
-        try:
-            smaller = changed(config, fewer) if fewer else config
-            built = entries_of(build(model_class, smaller))
-        except Exception:  # noqa: BLE001 - lists of the same length as the layers, and the like
-            continue
-        if {_INDEX.sub("{}", path) for path in built} == names:
+        smaller = _with_names(model_class, config, fewer, names)
+        if smaller is not None:
             return smaller
     return config
+
+
+def _with_names(
+    model_class: type[Any],
+    config: PretrainedConfig,
+    values: Mapping[str, Number],
+    names: set[str],
+) -> PretrainedConfig | None:
+    """The changed configuration, when it builds and has exactly ``names``."""
+    try:
+        smaller = changed(config, values) if values else config
+        built = entries_of(build(model_class, smaller))
+    except Exception:  # noqa: BLE001 - lists of the same length as the layers, and the like
+        return None
+    return smaller if {_INDEX.sub("{}", path) for path in built} == names else None
 
 
 def _built_classes(
@@ -344,27 +355,29 @@ def _derived(found: Description, config: PretrainedConfig, filled: Mapping[str, 
     for prefix, inner in [("", config), *_nested(config)]:
         names = [n.removeprefix(prefix) for n in found.defaults if n.startswith(prefix)]
         names = [n for n in names if "." not in n and f"{prefix}{n}" not in filled]
-        plain = _attributes(inner, {}, names)
-        if plain is None:
-            continue
-        powers: dict[str, dict[str, int]] = defaultdict(dict)
-        for changing in names:
-            if changing not in plain:
-                continue
-            after = _attributes(inner, {changing: plain[changing] * 2}, names) or {}
-            for name, value in after.items():
-                if name != changing and plain.get(name) and value != plain[name]:
-                    ratio = Fraction(value) / Fraction(plain[name])
-                    if ratio in (2, Fraction(1, 2)):
-                        powers[name][changing] = 1 if ratio == 2 else -1
-        for name, exponents in powers.items():
+        plain = _attributes(inner, {}, names) or {}
+        for name, exponents in _followers(inner, plain, names).items():
             constant = Fraction(plain[name])
             for other, power in exponents.items():
                 constant /= Fraction(plain[other]) ** power
             if constant.denominator <= 64:
-                found.defaults[f"{prefix}{name}"] = term(
-                    constant, {f"{prefix}{n}": p for n, p in exponents.items()}
-                )
+                powers = {f"{prefix}{n}": p for n, p in exponents.items()}
+                found.defaults[f"{prefix}{name}"] = term(constant, powers)
+
+
+def _followers(
+    config: PretrainedConfig, plain: Mapping[str, Number], names: list[str]
+) -> dict[str, dict[str, int]]:
+    """Fields that double, or halve, when another one is given twice its value."""
+    powers: dict[str, dict[str, int]] = defaultdict(dict)
+    for changing in plain:
+        after = _attributes(config, {changing: plain[changing] * 2}, names) or {}
+        for name, value in after.items():
+            if name != changing and plain.get(name):
+                ratio = Fraction(value) / Fraction(plain[name])
+                if ratio in (2, Fraction(1, 2)):
+                    powers[name][changing] = 1 if ratio == 2 else -1
+    return powers
 
 
 def _attributes(

@@ -14,6 +14,7 @@ def report_text(found: Sequence[Mapping[str, Any]], version: str, size_bytes: in
     unverified = sorted(d["type"] for d in good if not d["family"]["verified"])
     open_names = sorted((d for d in good if d["unsolved"]), key=lambda d: str(d["type"]))
     failed = sorted((d for d in found if "error" in d), key=lambda d: str(d["type"]))
+    kilobytes = round(size_bytes / 1000)
     lines = [
         "# Architecture catalogue",
         "",
@@ -22,8 +23,7 @@ def report_text(found: Sequence[Mapping[str, Any]], version: str, size_bytes: in
         "path and the formula of its shape in fields of the configuration are kept, and checked",
         "against one more, random configuration. A formula that did not hold is kept as unknown.",
         "",
-        f"- **{len(good)} of {len(found)} types**, {names} module names,"
-        f" {size_bytes / 1000:.0f} kB compressed",
+        f"- **{len(good)} of {len(found)} types**, {names} module names, {kilobytes} kB compressed",
         f"- {total - unsolved} of {total} names of the main classes have a formula for every side",
         f"- a further configuration could not be built for {len(unverified)} types: "
         + (", ".join(unverified) or "none"),

@@ -74,21 +74,9 @@ def formula_of_sum(
     """
     if len(names) > _MOST_FIELDS:
         return None
-    shares: dict[frozenset[str], Fraction] = {}
-    for count in range(len(names) + 1):
-        for chosen in combinations(names, count):
-            value = value_of(frozenset(chosen))
-            if value is None:
-                return None
-            shares[frozenset(chosen)] = Fraction(value)
-    for name in names:
-        ratio = Fraction(2) if rising[name] else Fraction(1, 2)
-        for without in [chosen for chosen in shares if name not in chosen]:
-            with_it = without | {name}
-            part = (shares[with_it] - shares[without]) / (ratio - 1)
-            shares[without], shares[with_it] = shares[without] - part, part
+    shares = _shares(names, rising, value_of)
     terms = []
-    for support, share in sorted(shares.items(), key=lambda pair: sorted(pair[0])):
+    for support, share in sorted((shares or {}).items(), key=lambda pair: sorted(pair[0])):
         if share:
             powers = {name: 1 if rising[name] else -1 for name in support}
             constant = share
@@ -98,3 +86,25 @@ def formula_of_sum(
                 return None
             terms.append(term(constant, powers))
     return "+".join(terms) or None
+
+
+def _shares(
+    names: Sequence[str],
+    rising: Mapping[str, bool],
+    value_of: Callable[[frozenset[str]], int | None],
+) -> dict[frozenset[str], Fraction] | None:
+    """What the products with exactly these fields add to the size, by set of fields."""
+    shares: dict[frozenset[str], Fraction] = {}
+    for count in range(len(names) + 1):
+        for chosen in map(frozenset, combinations(names, count)):
+            value = value_of(chosen)
+            if value is None:
+                return None
+            shares[chosen] = Fraction(value)
+    for name in names:
+        ratio = Fraction(2) if rising[name] else Fraction(1, 2)
+        for without in [chosen for chosen in shares if name not in chosen]:
+            with_it = without | {name}
+            part = (shares[with_it] - shares[without]) / (ratio - 1)
+            shares[without], shares[with_it] = shares[without] - part, part
+    return shares
