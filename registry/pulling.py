@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter, refusal
 from adaptrix.hub.location import RemoteKind
 from adaptrix.registry.card import read_card
+from adaptrix.registry.recording import note_reading, recorded
 from adaptrix.registry.remotes import Place, Remotes
 from adaptrix.registry.reports import PullReport
 from adaptrix.registry.resolve import default_name, resolve, target
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
 
 MAX_CONFIG_BYTES = 4 << 20
+MAX_SAME = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +114,7 @@ def pull(
     if request.name is not None:
         target(request.name)
     place = Remotes(settings).place(request.source)
-    with home.lease():
+    with logged(home, request), home.lease():
         if place is not None and place.location.kind is not RemoteKind.HUB:
             from adaptrix.registry.remote_pulling import pull_place  # noqa: PLC0415
 
@@ -123,6 +126,11 @@ def pull(
             opened = open_local(located)
             return ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
         return _pull_hub(home, settings, request, located, progress)
+
+
+def logged(home: Home, request: PullRequest) -> AbstractContextManager[None]:
+    """Log what the block pulls, unless it is a dry run."""
+    return nullcontext() if request.dry_run else recorded(lambda: home, "pull", request.source)
 
 
 def _located(request: PullRequest, place: Place | None) -> HubSource | PathSource:
@@ -179,6 +187,7 @@ def ingest(
         AdaptrixError: it cannot be converted exactly; nothing is stored then.
     """
     reading = read_adapter(opened.files, read_options(request))
+    note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
     name, tag = names_of(request)
@@ -200,7 +209,28 @@ def ingest(
     report = report_of(
         f"{name}:{tag}", stored.digest, stored.manifest, stored.status, opened.label, fetched_bytes
     )
-    return replace(report, problems=reading.inspection.problems)
+    return replace(
+        report,
+        problems=reading.inspection.problems,
+        same_as=_same_adapter(home, stored.digest, stored.manifest.record),
+    )
+
+
+def _same_adapter(home: Home, digest: Digest, record: AdapterRecord) -> tuple[str, ...]:
+    """Names of other versions with these tensors, scales and base family."""
+    found: list[str] = []
+    for version in home.find_by_tensors(record.tensors_digest):
+        if version.digest == digest or len(found) >= MAX_SAME:
+            continue
+        other = home.manifest(version.digest).record
+        if _content(other) == _content(record):
+            found += [str(row) for row in home.index.named(version.digest)]
+    return tuple(found)
+
+
+def _content(record: AdapterRecord) -> object:
+    scales = tuple((module.path, module.scale) for module in record.modules)
+    return record.tensors_digest, record.family, record.method, scales
 
 
 def names_of(request: PullRequest) -> tuple[str, str]:
