@@ -36,7 +36,9 @@ FIVE = {
     "webglm": (SIX, 32, 64, "l4"),
 }
 # Five that touch all 192 modules, of total rank 136.
-WIDE = {f"wide{rank}-{n}": (SIX, rank, 2 * rank, "l4") for n, rank in enumerate((8, 16, 16, 32, 64))}
+WIDE = {
+    f"wide{rank}-{n}": (SIX, rank, 2 * rank, "l4") for n, rank in enumerate((8, 16, 16, 32, 64))
+}
 
 
 def config(layers: int, vocabulary: int, width: int, inner: int, heads: int) -> PhiConfig:

@@ -11,8 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from adaptrix.compose.tensors import to_torch
 from adaptrix.loader.base import BaseModel
+from adaptrix.loader.checks import ModuleCheck
 from adaptrix.loader.factors import FusedFactors, fuse
-from adaptrix.loader.merge import ModuleCheck
 from adaptrix.loader.plan import LoadPlan
 from adaptrix.schema.adapter import Replacement, ReplacementRole
 
@@ -23,6 +23,11 @@ class Attached:
     def __init__(self, base: BaseModel) -> None:
         self.base = base
         self._handles: list[RemovableHandle] = []
+
+    def switch(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:
+        """Attach ``plan`` instead of whatever is attached now."""
+        self.leave()
+        return self.enter(plan)
 
     @torch.no_grad()
     def enter(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:

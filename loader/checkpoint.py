@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,21 +41,14 @@ class MappedFile:
         """
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._seen = _identity(self._descriptor)
-            if self._seen[2] < 8:
-                raise FormatError("not a safetensors file", where=str(path))
-            # Private, so that torch takes it as writable; nothing writes to it.
-            self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+        weakref.finalize(self, os.close, self._descriptor)
+        self._seen = _identity(self._descriptor)
+        if path.stat().st_size < 8:
+            raise FormatError("not a safetensors file", where=str(path))
+        # Private, so that torch takes it as writable; nothing writes to it.
+        self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
         self._start = torch.frombuffer(self._map, dtype=torch.uint8).data_ptr()
         self.tensors: Mapping[str, torch.Tensor] = dict(self._read())
-
-    def __del__(self) -> None:
-        if hasattr(self, "_map"):
-            os.close(self._descriptor)
 
     def _read(self) -> Iterator[tuple[str, torch.Tensor]]:
         length = int.from_bytes(self._map[:8], "little")
@@ -68,8 +63,9 @@ class MappedFile:
             text = f"cannot be read as safetensors: {error}"
             raise FormatError(text, where=str(self.path)) from error
 
-    def _tensor(self, body: int, entry: Mapping[str, object]) -> torch.Tensor:
-        dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+    def _tensor(self, body: int, entry: Mapping[str, Any]) -> torch.Tensor:
+        dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
         count = (end - begin) // dtype.itemsize
         if not count:
             return torch.empty(shape, dtype=dtype)
@@ -151,6 +147,7 @@ def empty_huge(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> torch
     size_bytes = torch.Size(shape).numel() * dtype.itemsize
     if size_bytes < HUGE_PAGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, size_bytes)
+    # Python's default is shared memory, which never comes in huge pages.
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).reshape(shape)
