@@ -53,7 +53,7 @@ class Occupancy:
         effect: What is in effect, or None.
     """
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     effect: Effect | None = None
 
 
