@@ -78,6 +78,7 @@ class Registry(Sharing, Merging):
         domain: str = "",
         training_data: str = "",
         license: str = "",  # noqa: A002 - the field's name everywhere
+        carry: bool = False,
         dry_run: bool = False,
         force: bool = False,
         progress: Progress | None = None,
@@ -99,6 +100,7 @@ class Registry(Sharing, Merging):
             domain: Likewise.
             training_data: Likewise.
             license: Likewise.
+            carry: Keep an adapter of a known method that is no LoRA as it is.
             dry_run: Recognise and report, store nothing.
             force: Let the name here move to a remote's version that it does not lead to.
             progress: Told of the bytes as they come.
@@ -120,6 +122,7 @@ class Registry(Sharing, Merging):
             domain=domain,
             training_data=training_data,
             license=license,
+            carry=carry,
             dry_run=dry_run,
             force=force,
         )
