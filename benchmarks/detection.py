@@ -59,20 +59,33 @@ def outcomes(cases: Sequence[Case]) -> list[Outcome]:
 def fit(train: Sequence[Outcome], *, steps: int = 300, pull: float = 2e-3) -> dict[str, float]:
     """Ratios of greatest likelihood, held near where they start (Adam on the log ratios)."""
     start = np.array([math.log(RATIOS[kind]) for kind in FITTED])
-    tables = [_table(one) for one in train]
+    features, fixed, truth = _stacked([_table(one) for one in train])
     value, first, second = start.copy(), np.zeros_like(start), np.zeros_like(start)
+    own = features[np.arange(len(truth)), truth].mean(axis=0)
     for step in range(1, steps + 1):
-        slope = pull * (value - start)
-        for features, fixed, truth in tables:
-            scores = fixed + features @ value
-            chance = np.exp(scores - scores.max())
-            chance /= chance.sum()
-            slope += (chance @ features - features[truth]) / len(tables)
+        scores = fixed + features @ value
+        chance = np.exp(scores - scores.max(axis=1, keepdims=True))
+        chance /= chance.sum(axis=1, keepdims=True)
+        mean = np.einsum("cf,cfk->k", chance, features) / len(truth)
+        slope = mean - own + pull * (value - start)
         first = 0.9 * first + 0.1 * slope
         second = 0.999 * second + 0.001 * slope**2
         scaled = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-9)
         value = value - 0.05 * scaled
     return {**RATIOS, **{kind: float(np.exp(v)) for kind, v in zip(FITTED, value, strict=True)}}
+
+
+def _stacked(
+    tables: Sequence[tuple[np.ndarray, np.ndarray, int]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All cases as one array; families that a case has not are out of the question there."""
+    most = max(len(fixed) for _, fixed, _ in tables)
+    features = np.zeros((len(tables), most, len(FITTED)), dtype=np.float32)
+    scores = np.full((len(tables), most), -1e9)
+    for i, (own, fixed, _) in enumerate(tables):
+        features[i, : len(fixed)] = own
+        scores[i, : len(fixed)] = fixed
+    return features, scores, np.array([truth for _, _, truth in tables])
 
 
 def _table(one: Outcome) -> tuple[np.ndarray, np.ndarray, int]:

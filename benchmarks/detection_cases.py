@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from adaptrix.convert.architecture.catalogue import catalogue
 from adaptrix.convert.architecture.families import family_named
-from adaptrix.convert.architecture.family import Family, Shapes
+from adaptrix.convert.architecture.family import Family
 from adaptrix.convert.architecture.known_bases import KnownBase, bases_of, known_bases
 from adaptrix.convert.architecture.observed import Claims, Observation
 from adaptrix.convert.architecture.popularity import share_of
+from adaptrix.convert.architecture.shape import Shapes
 from adaptrix.convert.architecture.shapes import BaseShapes
 
 ATTENTION = (
@@ -163,7 +164,7 @@ def _claims(rng: random.Random, family: str, base: KnownBase | None) -> tuple[st
     way = rng.random()
     if way < 0.3:
         return "absent", Claims()
-    if way < 0.35:
+    if way < 0.32:
         other = rng.choice([b for b in known_bases() if b.family != family])
         return "wrong", Claims(base_name=other.name)
     if base is not None:

@@ -17,7 +17,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from adaptrix.convert.architecture.family import Family, Shape, Shapes
+from adaptrix.convert.architecture.family import Family
+from adaptrix.convert.architecture.shape import Shape, Shapes
 
 _FILE = "catalogue.xz"
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 
-from adaptrix.convert.architecture.family import Shapes
 from adaptrix.convert.architecture.formula import UNKNOWN_SIZE, factors
+from adaptrix.convert.architecture.shape import Shapes
 
 Sum = tuple[tuple[Fraction, str], ...]
 Pair = tuple[int, int]

@@ -34,6 +34,8 @@ __all__ = ["UNKNOWN", "Claims", "Detection", "Observation", "detect", "layer_ind
 UNKNOWN = "unknown"
 _SHOWN = 0.005
 _NAMED = 0.6
+_NAMED_AMONG_TWINS = 0.8
+"""Where another family has the very same evidence, only popularity speaks: ask for more."""
 _HOPELESS = math.log(1e-9)
 
 
@@ -59,7 +61,8 @@ def detect(observations: Sequence[Observation], claims: Claims) -> Detection:
     counts, matches = weigh(seen, claims)
     ranked = probabilities(scores_of(counts, len(seen.shapes)))
     best, name = ranked[0]
-    family = name if best >= _NAMED else UNKNOWN
+    twins = sum(found == counts.get(name) for found in counts.values()) > 1
+    family = name if best >= (_NAMED_AMONG_TWINS if twins else _NAMED) else UNKNOWN
     candidates = tuple(
         Candidate(family=n, probability=math.floor(p * 1e4) / 1e4)
         for p, n in ranked[:8]

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 
 from adaptrix.convert.architecture.consistent import consistent
 from adaptrix.convert.architecture.families import family_named
-from adaptrix.convert.architecture.family import Shapes
 from adaptrix.convert.architecture.hypotheses import Hypothesis
 from adaptrix.convert.architecture.known_bases import KnownBase, bases_of, known_base
 from adaptrix.convert.architecture.observed import Claims, Seen
 from adaptrix.convert.architecture.plain_families import SAME_FAMILY
 from adaptrix.convert.architecture.popularity import is_called, is_named
+from adaptrix.convert.architecture.shape import Shapes
 from adaptrix.convert.architecture.shapes import BaseShapes
 
 _MOST_MORE = 6

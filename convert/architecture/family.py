@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from adaptrix.convert.architecture.formula import UNKNOWN_SIZE
+from adaptrix.convert.architecture.experts import of_one_expert, stacked_names
+from adaptrix.convert.architecture.shape import Shape, Shapes
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 
@@ -21,26 +22,6 @@ def first_number(path: str) -> tuple[int, int] | None:
     """Where the first part that is a number stands in ``path``."""
     match = _NUMBER.search(path)
     return match.span() if match else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What a name stands for.
-
-    Attributes:
-        kind: ``linear``, ``conv1d``, ``embedding``, ``conv``, ``weight`` or ``parameter``.
-        sizes: Formulas: ``(out, in)`` of the update, or every side of a parameter.
-        count: Formula of how often the name is repeated; ``""`` for a name without a number.
-        when: Setting under which it is so, ``multi_query=false``; ``""`` without condition.
-    """
-
-    kind: str = "linear"
-    sizes: tuple[str, ...]
-    count: str = ""
-    when: str = ""
-
-
-Shapes = tuple[Shape, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +59,14 @@ class Family:
         for group in (self.heads, self.modules, self.former):
             if found := _find(group, path):
                 return found
+        return self._experts(path)
+
+    def _experts(self, path: str) -> Shapes:
+        """One expert's part of a stacked parameter."""
+        for name, is_half in stacked_names(path):
+            for group, prefix in ((self.modules, root) for root in (*self.roots, "")):
+                if name.startswith(prefix) and (found := _find(group, name.removeprefix(prefix))):
+                    return of_one_expert(found, is_half=is_half)
         return ()
 
     def names(self) -> Iterator[tuple[str, Shapes]]:
@@ -113,8 +102,3 @@ def by_template(names: Mapping[str, Shapes]) -> Mapping[str, Shapes]:
         known = found[template(name)]
         known.extend(shape for shape in shapes if shape not in known)
     return {name: tuple(shapes) for name, shapes in found.items()}
-
-
-def is_known(shape: Shape) -> bool:
-    """Whether any side has a formula."""
-    return any(size != UNKNOWN_SIZE for size in shape.sizes)

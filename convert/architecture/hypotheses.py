@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from adaptrix.convert.architecture.catalogue import catalogue
-from adaptrix.convert.architecture.family import Family, Shapes, by_template
+from adaptrix.convert.architecture.experts import of_one_expert, stacked_names
+from adaptrix.convert.architecture.family import Family, by_template
 from adaptrix.convert.architecture.observed import Seen
 from adaptrix.convert.architecture.plain_families import FORMER_NAMES, PLAIN_FAMILIES
+from adaptrix.convert.architecture.shape import Shapes
 
 _MOST_WRAPPERS = 3
 
@@ -62,6 +64,20 @@ def _named(names: list[str], wrapper: str) -> dict[str, Hypothesis]:
 
 def _places(name: str) -> Iterator[tuple[str, Shapes, bool]]:
     """Every family with ``name``: how it is there, and whether only without its root."""
+    yield from _in_catalogue(name)
+    for stacked, is_half in stacked_names(name):
+        for family_name, shapes, bare in _in_catalogue(stacked):
+            yield family_name, of_one_expert(shapes, is_half=is_half), bare
+    for family in PLAIN_FAMILIES:
+        rooted, bare_shapes = _in_plain(family, name)
+        if rooted or bare_shapes:
+            yield family.name, rooted or bare_shapes, not rooted
+    for family_name, former in FORMER_NAMES.items():
+        if name in former:
+            yield family_name, former[name], False
+
+
+def _in_catalogue(name: str) -> Iterator[tuple[str, Shapes, bool]]:
     every = catalogue()
     first, _, rest = name.partition(".")
     if rest:
@@ -71,13 +87,6 @@ def _places(name: str) -> Iterator[tuple[str, Shapes, bool]]:
     for place in every.occurrences(name):
         bare = place.is_body and bool(every.roots[place.position])
         yield every.types[place.position], place.shapes, bare
-    for family in PLAIN_FAMILIES:
-        rooted, bare_shapes = _in_plain(family, name)
-        if rooted or bare_shapes:
-            yield family.name, rooted or bare_shapes, not rooted
-    for family_name, former in FORMER_NAMES.items():
-        if name in former:
-            yield family_name, former[name], False
 
 
 def _in_plain(family: Family, name: str) -> tuple[Shapes, Shapes]:

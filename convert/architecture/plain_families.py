@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from adaptrix.convert.architecture.family import Family, Shape, Shapes
+from adaptrix.convert.architecture.family import Family
 from adaptrix.convert.architecture.formula import UNKNOWN_SIZE
+from adaptrix.convert.architecture.shape import Shape, Shapes
 
 _SYMBOLS: Mapping[str, str] = {
     "h": "hidden_size", "i": "intermediate_size", "v": "vocab_size",

@@ -9,8 +9,9 @@ from typing import Protocol
 
 from adaptrix.convert.architecture.dimensions import SYNONYMS, Dimensions
 from adaptrix.convert.architecture.families import family_named
-from adaptrix.convert.architecture.family import Family, Shape, first_number
+from adaptrix.convert.architecture.family import Family, first_number
 from adaptrix.convert.architecture.formula import evaluate
+from adaptrix.convert.architecture.shape import Shape
 from adaptrix.schema.canonical import Json
 
 _DEEPEST = 4

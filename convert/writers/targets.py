@@ -9,9 +9,10 @@ many layers. Full paths are always right.
 from __future__ import annotations
 
 from adaptrix.convert.architecture.families import family_named
-from adaptrix.convert.architecture.family import Shapes, template
+from adaptrix.convert.architecture.family import template
 from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.architecture.observed import layer_indices
+from adaptrix.convert.architecture.shape import Shapes
 from adaptrix.schema.adapter import Adapter
 
 

@@ -11,8 +11,9 @@ from transformers.pytorch_utils import Conv1D
 from adaptrix.convert.architecture.catalogue import catalogue
 from adaptrix.convert.architecture.consistent import consistent
 from adaptrix.convert.architecture.families import family_named, family_names
-from adaptrix.convert.architecture.family import Shape, first_number
+from adaptrix.convert.architecture.family import first_number
 from adaptrix.convert.architecture.formula import evaluate, fields_of
+from adaptrix.convert.architecture.shape import Shape
 from adaptrix.convert.architecture.shapes import BaseShapes, BuiltModules
 
 SMALL = {
