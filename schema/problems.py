@@ -59,6 +59,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "fc1/fc2-only keys fit two Phi layouts (MixFormer blocks are shifted by one). "
         "Pass --source-layout phi-l1 or --source-layout phi-l4."
     ),
+    "missing_config": _ask("Put the adapter_config.json that was saved with it beside it."),
     "unread_values": _ask("Only headers were read, and the values decide: pull it."),
     "multiple_adapters": _ask("The source holds several adapters. Name one of them."),
     "unknown_family": ProblemCode(

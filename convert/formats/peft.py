@@ -172,7 +172,8 @@ def _method(config: PeftConfig, factors: list[Factors], *, dora: bool) -> str:
 
 
 def _several(tensors: Mapping[str, LazyTensor]) -> Problem | None:
-    adapters = {key.adapter for name in tensors if (key := parse_key(name)).adapter}
+    keys = [parse_key(name) for name in tensors]
+    adapters = {key.adapter or "default" for key in keys if key.leaf in FACTOR_LEAVES}
     if len(adapters) < 2:
         return None
     message = f"the file holds the adapters {', '.join(sorted(adapters)[:8])}"
