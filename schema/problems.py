@@ -140,6 +140,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "carried": ProblemCode(
         Severity.WARNING, "", hint="PEFT loads it; it is not converted, composed or run here."
     ),
+    "initial_subtracted": ProblemCode(Severity.NOTE, ""),
     "training_state": ProblemCode(
         Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
     ),
