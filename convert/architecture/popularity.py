@@ -26,7 +26,6 @@ gemma 0.03 gemma-?(2b|7b|1\.1)|codegemma
 gemma2 0.03 gemma-?2-
 gemma3_text 0.02 gemma-?3-(270m|1b)
 gemma3 0.008 gemma-?3-(4b|12b|27b)
-gemma3n 0.001 gemma-?3n
 paligemma 0.003 paligemma
 phi 0.04 (?<![a-z])phi(?![a-z0-9])(?![-_ ]?[34])|phi[-_ ]?(1|2)(?!\d)
 phi3 0.03 phi[-_ ]?(3|4)(?!.*(moe|multimodal|vision|small))

@@ -28,6 +28,7 @@ from adaptrix.loader.catalogue.solving import term
 _MOST_CLASSES = 6
 _MOST_LITERALS = 6
 _LEAST_SIZE = 8
+_VOCABULARY = 1000
 _SEED = 20261126
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 
@@ -68,7 +69,15 @@ def describe(model_type: str) -> Description:
         Exception: whatever transformers raises for a type that does not build.
     """
     config = default_config(model_type)
-    built = _built_classes(model_type, config)
+    try:
+        built = _built_classes(model_type, config)
+    except Exception:
+        # Some leave the vocabulary to whoever makes the configuration.
+        empty = {n: _VOCABULARY for n in unset(config.to_dict()) if n.endswith("vocab_size")}
+        if not empty:
+            raise
+        config = changed(config, empty)
+        built = _built_classes(model_type, config)
     headless = next((entries for name, (_, entries) in built.items() if HEADLESS in name), {})
     main = max(built, key=lambda name: len(built[name][1]))
     experiment = Experiment(built[main][0], _shallow(*built[main], config))
