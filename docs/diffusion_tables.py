@@ -135,8 +135,7 @@ def folded(rows: list[Row]) -> list[str]:
         groups.setdefault((NUMBER.sub("{}", path), out, into, kind), []).append(numbers)
     lines = []
     for (template, out, into, kind), found in groups.items():
-        for block in boxes(found):
-            lines.append(f"{template.format(*block)} {out} {into} {kind}")
+        lines += [f"{template.format(*box)} {out} {into} {kind}" for box in boxes(found)]
     return lines
 
 
@@ -172,15 +171,13 @@ def runs(numbers: list[int]) -> list[list[int]]:
 
 def span(side: list[int]) -> str:
     """``{0-2}``, or ``{4}``."""
-    return "{%d}" % side[0] if len(side) == 1 else "{%d-%d}" % (side[0], side[-1])
+    return f"{{{side[0]}}}" if len(side) == 1 else f"{{{side[0]}-{side[-1]}}}"
 
 
 def text() -> str:
     """The whole file."""
-    parts = [
-        f"# Modules of diffusion models: path, outputs, inputs, kind. Made by docs/{Path(__file__).name}\n"
-        f"# with diffusers {diffusers.__version__}; a pipeline names its networks by component."
-    ]
+    made = f"made by docs/{Path(__file__).name} with diffusers {diffusers.__version__}"
+    parts = [f"# Modules of diffusion models, {made}:\n# path, outputs, inputs, kind."]
     for name, rows in built():
         parts.append("\n".join([f"[{name}]", *folded(rows)]))
     parts.append("[pipelines]" + PIPELINES.rstrip())

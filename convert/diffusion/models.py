@@ -133,6 +133,17 @@ def flattened(path: str) -> str:
     return path.replace(".", "_")
 
 
+def numbers_in(template: str, path: str) -> tuple[str, ...] | None:
+    """The numbers that make ``path`` of ``template``, or None when nothing does."""
+    match = _pattern(template).fullmatch(path)
+    return match.groups() if match else None
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
+
+
 def unflattened(component: str, flat: str) -> frozenset[str]:
     """Paths of a component's module classes that ``flat`` can stand for."""
     numbers = NUMBER.findall(flat)

@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from adaptrix.convert.diffusion import ldm
-from adaptrix.convert.diffusion.models import COMPONENTS, NUMBER, flattened, unflattened
+from adaptrix.convert.diffusion.models import (
+    COMPONENTS,
+    NUMBER,
+    flattened,
+    numbers_in,
+    unflattened,
+)
 from adaptrix.convert.diffusion.natives import NATIVES, Row
 
 _FLAT = re.compile(r"(lora_(?:prior_)?unet|lora_transformer|lora_te[123]?|lycoris)_(.+)")
@@ -42,11 +48,13 @@ class Place:
         paths: Canonical paths; several when the file's module is fused.
         swapped: Whether the two halves of its rows are the other way round.
         final_swapped: Whether they are when the layer has two parts, not six.
+        native: Whether the name is the first code's, not diffusers'.
     """
 
     paths: tuple[str, ...]
     swapped: bool = False
     final_swapped: bool = False
+    native: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +89,8 @@ def places(names: Iterable[str]) -> Places:
     main = [n for n in parsed.values() if n is not None and n.component in ("", *_MAIN)]
     networks = _main_networks(main)
     found: dict[str, Place] = {}
-    missing, ambiguous = [], []
+    missing: list[str] = []
+    ambiguous: list[str] = []
     for name, read in parsed.items():
         options = {o for n in networks for o in _options(read, *n)} if read else set()
         if len(options) == 1:
@@ -168,9 +177,9 @@ def _lookup(name: _Name, component: str, naming: str) -> list[Place]:
         exact = [p for p in found if p.paths == (f"{component}.{name.path}",)]
         return exact or found
     return [
-        _native(row, component, match.groups())
+        _native(row, component, numbers)
         for row in _rows_of(naming).get(NUMBER.sub("{}", flat), ())
-        if (match := row.pattern.fullmatch(flat))
+        if (numbers := numbers_in(row.native, flat)) is not None
     ]
 
 
@@ -194,6 +203,7 @@ def _native(row: Row, component: str, numbers: tuple[str, ...]) -> Place:
         paths=tuple(f"{component}.{path.format(*numbers)}" for path in bare),
         swapped=row.paths[0].startswith("~"),
         final_swapped=row.paths[0].startswith("?"),
+        native=True,
     )
 
 

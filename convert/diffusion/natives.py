@@ -11,7 +11,6 @@ Tencent/HunyuanVideo ``models.py``, and the conversion scripts in diffusers' ``s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -112,11 +111,6 @@ class Row:
 
     native: str
     paths: tuple[str, ...]
-
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        """Matches the flat name, with a group for each number that varies."""
-        return re.compile(re.escape(self.native).replace(r"\{\}", r"(\d+)"))
 
 
 def _rows(text: str) -> tuple[Row, ...]:
