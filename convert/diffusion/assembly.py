@@ -9,14 +9,17 @@ from typing import TypeAlias
 
 from adaptrix.convert.arrays import reshape
 from adaptrix.convert.contents import Contents
+from adaptrix.convert.diffusion.bare import KEY
 from adaptrix.convert.diffusion.detection import best_pipelines, kernel_of
 from adaptrix.convert.diffusion.fused import split_update
 from adaptrix.convert.diffusion.leaves import leaves_of
+from adaptrix.convert.diffusion.models import component_of
 from adaptrix.convert.diffusion.naming import Place, Places, places
 from adaptrix.convert.diffusion.updates import Update, update_of
 from adaptrix.convert.draft import Draft, Factors
 from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.adapter import BaseRequirement, ModuleKind, Replacement, ReplacementRole
+from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import FormatError
 from adaptrix.schema.report import Fidelity, IgnoredTensor, Problem
 from adaptrix.schema.tensor import LazyTensor
@@ -93,7 +96,14 @@ def read_modules(
         layout=layout if named.naming == "diffusers" else f"{layout}-{named.naming}",
         needs_base=BaseRequirement.MERGE if dora else BaseRequirement.NONE,
         fidelity=Fidelity.ROUNDING if found.computed else Fidelity.EXACT,
+        extra=one_component(factors),
     )
+
+
+def one_component(factors: Iterable[Factors]) -> dict[str, Json]:
+    """The component as a setting of the adapter, when all modules are of one."""
+    found = {component_of(pair.path) for pair in factors}
+    return {KEY: found.pop()} if len(found) == 1 and "" not in found else {}
 
 
 def declared_base(contents: Contents) -> str:

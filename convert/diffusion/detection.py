@@ -2,8 +2,9 @@
 
 Bayes' rule over the published models of the table: a model whose modules have all the names
 and shapes keeps its prior, one with the names only a ten-thousandth of it, and each name it
-lacks a millionth; a family that the file states counts a thousandfold. Anything else has 1e-5
-of probability, for what is in no table.
+lacks a millionth; one that has more layers of the same kinds a tenth, for trainers mostly adapt
+all; a family that the file states counts a thousandfold. Anything else has 1e-5 of
+probability, for what is in no table.
 """
 
 from __future__ import annotations
@@ -15,14 +16,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from adaptrix.convert.architecture.detect import Detection, Observation
 from adaptrix.convert.architecture.dimensions import Dimensions
 from adaptrix.convert.architecture.known_bases import KnownBase
-from adaptrix.convert.diffusion.models import Module, Pipeline, component_of, modules, pipelines
+from adaptrix.convert.diffusion.models import (
+    NUMBER,
+    Module,
+    Pipeline,
+    component_of,
+    modules,
+    pipelines,
+)
 from adaptrix.convert.draft import Factors
 from adaptrix.schema.report import Candidate
 
 _BLOCKS = re.compile(r"(down_blocks|up_blocks|mid_block|(?:single_)?transformer_blocks)\.")
 """How paths of a bare network begin that no language model has."""
-_UNNAMED, _MISSHAPEN, _OTHER, _STATED = 1e-6, 1e-4, 1e-5, 1e3
+_UNNAMED, _MISSHAPEN, _OTHER, _STATED, _PARTIAL = 1e-6, 1e-4, 1e-5, 1e3, 0.1
 _SHOWN = 0.005
+_FEW = 0.1
+"""Largest share of names that the nearest model lacks, for it to be of that family."""
 _NAMED = 0.5
 
 
@@ -33,15 +43,15 @@ def detect_diffusion(observations: Sequence[Observation], stated: str = "") -> D
         observations: Modules with canonical paths, or those of one bare network.
         stated: Family that the file's metadata or its tool names, or ``""``.
     """
-    placed = [_placed(o) for o in observations]
-    if not placed or not all(component_of(o.path) for o in placed):
+    if not observations or not all(component_of(placed_path(o.path)) for o in observations):
         return None
+    placed = [_placed(o) for o in observations]
     weights = {
         p.name: _weight(p, placed) + math.log(_STATED if p.family == stated else 1)
         for p in pipelines()
     }
     best = max(weights.values())
-    if best <= math.log(_UNNAMED * _STATED):
+    if min(_lacking(p, placed) for p in pipelines()) > len(placed) * _FEW:
         return _unknown(placed)
     scores = {name: math.exp(w - best) for name, w in weights.items()}
     total = sum(scores.values()) + _OTHER
@@ -88,12 +98,25 @@ def _placed(seen: Observation) -> Observation:
 def _weight(pipeline: Pipeline, seen: Sequence[Observation]) -> float:
     """Logarithm of prior times likelihood."""
     known = [pipeline.module(o.path) for o in seen]
-    lacking = sum(module is None for module in known)
     misshapen = any(
         module is not None and not _same(module, o) for module, o in zip(known, seen, strict=True)
     )
-    score = math.log(pipeline.prior) + min(lacking, 40) * math.log(_UNNAMED)
+    score = math.log(pipeline.prior) + min(_lacking(pipeline, seen), 40) * math.log(_UNNAMED)
+    score += 0.0 if _is_whole(pipeline, seen) else math.log(_PARTIAL)
     return score + (math.log(_MISSHAPEN) if misshapen else 0.0)
+
+
+def _is_whole(pipeline: Pipeline, seen: Sequence[Observation]) -> bool:
+    """Whether all layers of the kinds that were seen were seen."""
+    kinds: dict[str, set[str]] = {}
+    for component, _, rest in (o.path.partition(".") for o in seen):
+        kinds.setdefault(component, set()).add(NUMBER.sub("{}", rest))
+    wanted = (pipeline.layers_of(component, found) for component, found in kinds.items())
+    return sum(wanted) == len(seen)
+
+
+def _lacking(pipeline: Pipeline, seen: Iterable[Observation]) -> int:
+    return sum(pipeline.module(o.path) is None for o in seen)
 
 
 def _same(module: Module, seen: Observation) -> bool:

@@ -9,7 +9,8 @@ of text encoders keep the ``text_model.`` of the published checkpoints.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -23,6 +24,8 @@ COMPONENTS = (
 """Names of networks in diffusers' pipelines, as they begin a canonical path."""
 NUMBER = re.compile(r"(?<![^._])\d+(?=[._]|$)")
 """A number that is a whole part of a path or of its flat form."""
+_BLOCKS = re.compile(r"\w+_blocks\.")
+_LANGUAGE = ("h.", "wte", "wpe", "ln_f", "embd.", "word_embeddings")
 _RANGE = re.compile(r"\{(\d+)(?:-(\d+))?\}")
 
 
@@ -56,6 +59,16 @@ class Pipeline:
         component, _, rest = path.partition(".")
         network = self.networks.get(component)
         return _index(network).get(rest) if network else None
+
+    def layers_of(self, component: str, kinds: Iterable[str]) -> int:
+        """How many modules of a component have paths of ``kinds``, numbers written ``{}``."""
+        network = self.networks.get(component)
+        return sum(_counts(network)[kind] for kind in kinds) if network else 0
+
+
+@cache
+def _counts(network: str) -> Counter[str]:
+    return Counter(NUMBER.sub("{}", path) for path in _index(network))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +165,16 @@ def unflattened(component: str, flat: str) -> frozenset[str]:
 
 
 def component_of(path: str) -> str:
-    """The component that a canonical path begins with, or ``""``."""
-    first = path.partition(".")[0]
-    return first if first in COMPONENTS else ""
+    """The component that a canonical path begins with, or ``""``.
+
+    Language models have a ``transformer`` as well; it is a pipeline's only before blocks of the
+    kinds that those have, or before a module of a known network.
+    """
+    first, _, rest = path.partition(".")
+    if first not in COMPONENTS or not rest:
+        return ""
+    if not first.startswith("transformer") or _BLOCKS.match(rest):
+        return first
+    if rest.startswith(_LANGUAGE):
+        return ""
+    return first if flattened(NUMBER.sub("{}", rest)) in templates("transformer") else ""

@@ -325,8 +325,7 @@ def _lokr(parts: Parts, kernel: tuple[int, ...]) -> _Pair:
         return wide.reshape(rank, *inputs)
 
     def b() -> Array:
-        product: Array = np.kron(one.up_values(), two.up_values())
-        return product
+        return np.kron(one.up_values(), two.up_values()).astype(np.float64, copy=False)
 
     name = next(iter(parts.values())).source
     pair = _Pair(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from adaptrix.convert.contents import Contents
+from adaptrix.convert.diffusion.assembly import one_component
 from adaptrix.convert.diffusion.leaves import is_token
 from adaptrix.convert.diffusion.walk import walks
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
@@ -105,6 +106,7 @@ def read(contents: Contents, _options: ReadOptions) -> Draft:
         problems=tuple(problems),
         architecture="stable-diffusion",
         layout="lora-diffusion",
+        extra=one_component(factors),
     )
 
 
