@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from adaptrix.compose.planning import ModulePlan, PairRow
 from adaptrix.registry.diffing import DiffReport
 from adaptrix.registry.doctor import DoctorReport
+from adaptrix.registry.exporting import LayoutReport
 from adaptrix.registry.pushing import PushReport
 from adaptrix.registry.remote_pulling import PullAllReport
 from adaptrix.registry.remotes import RemoteRow
@@ -26,6 +27,7 @@ from adaptrix.registry.reports import (
     SimilarRow,
     VerifyReport,
 )
+from adaptrix.registry.statistics import StatsReport
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.record import AdapterRecord
 from adaptrix.schema.report import Fidelity, Inspection, Problem, Verdict
@@ -284,6 +286,7 @@ def documents() -> dict[str, Any]:
         "du": Usage,
         "error": ErrorDocument,
         "export": ConvertReport,
+        "export-layout": LayoutReport,
         "fsck": FsckReport,
         "gc": GcReport,
         "init": InitDocument,
@@ -305,6 +308,7 @@ def documents() -> dict[str, Any]:
         "search": RowsDocument,
         "show": ShowDocument,
         "similar": SimilarDocument,
+        "stats": StatsReport,
         "tag": TagDocument,
         "verify": VerifyReport,
     }

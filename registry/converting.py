@@ -7,12 +7,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from adaptrix.convert.reading import refusal
 from adaptrix.convert.writing import WrittenFile, write_adapter
-from adaptrix.registry.pulling import PullRequest, read_source
+from adaptrix.registry.opening import read_source
+from adaptrix.registry.recording import note_reading, recorded
 from adaptrix.registry.reports import ConvertReport
+from adaptrix.registry.requests import PullRequest
 from adaptrix.registry.settings import Settings
 from adaptrix.schema.errors import AccessDenied, StoreError, UsageError
 from adaptrix.schema.report import Fidelity
@@ -21,12 +24,12 @@ from adaptrix.store.home import Home
 
 def convert(
     existing_home: Callable[[], Home | None],
+    home: Callable[[], Home],
     settings: Settings,
     request: PullRequest,
     *,
     to: str,
     output: Path,
-    dry_run: bool,
 ) -> ConvertReport:
     """See :meth:`Registry.convert`.
 
@@ -36,12 +39,27 @@ def convert(
         UsageError: ``output`` exists and is not empty.
         AdaptrixError: the source cannot be read, or the format cannot hold it.
     """
-    reading, _ = read_source(existing_home, settings, request)
+    log = recorded(existing_home, "convert", request.source, target=to)
+    with nullcontext() if request.dry_run else log:
+        return _convert(existing_home, home, settings, request, to=to, output=output)
+
+
+def _convert(
+    existing_home: Callable[[], Home | None],
+    home: Callable[[], Home],
+    settings: Settings,
+    request: PullRequest,
+    *,
+    to: str,
+    output: Path,
+) -> ConvertReport:
+    reading = read_source(existing_home, home, settings, request)
+    note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
     written = write_adapter(reading.adapter, to)
     single = len(written.files) == 1 and bool(output.suffix) and not output.is_dir()
-    if not dry_run:
+    if not request.dry_run:
         with _reported(output):
             _write(written.files, output, single=single)
     source = reading.inspection

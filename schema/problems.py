@@ -59,6 +59,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "fc1/fc2-only keys fit two Phi layouts (MixFormer blocks are shifted by one). "
         "Pass --source-layout phi-l1 or --source-layout phi-l4."
     ),
+    "unread_values": _ask("Only headers were read, and the values decide: pull it."),
     "multiple_adapters": _ask("The source holds several adapters. Name one of them."),
     "unknown_family": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="Pass --base with the base model's folder or id."
@@ -72,7 +73,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "No adapter factors found. To extract a LoRA, provide the base and accept a truncated SVD."
     ),
     "bottleneck_adapter": _fail("Bottleneck adapters add layers; they are not a weight update."),
-    "unsupported_method": _fail("This method is recognised but cannot be converted exactly yet."),
+    "unsupported_method": _fail(
+        "It is not a LoRA: load it with the tool that made it, or merge it into its base there."
+    ),
     "routed_adapter": _fail(
         "The effect depends on the input (router or gate); export each expert."
     ),
@@ -127,6 +130,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         Severity.WARNING,
         "",
         hint="Load the embeddings with the tool that trained them; the prompts use these words.",
+    ),
+    "training_state": ProblemCode(
+        Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
     ),
     "wide_dtype": ProblemCode(Severity.NOTE, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
-
 from adaptrix.convert.arrays import bits, concat_rows, take_columns, take_rows
 from adaptrix.convert.diffusion.naming import Place
 from adaptrix.convert.diffusion.updates import Update
+from adaptrix.convert.numeric import np
 from adaptrix.schema.adapter import Scale
 from adaptrix.schema.tensor import LazyTensor
 

@@ -18,12 +18,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from adaptrix.convert.arrays import from_array, is_zero, reshape, to_numpy_f64
 from adaptrix.convert.computed import Array, computed, row_products
 from adaptrix.convert.diffusion.leaves import ALPHA, BIAS, DOWN, MAGNITUDE, MID, UP
 from adaptrix.convert.formats.peft_config import MAX_RANK
+from adaptrix.convert.numeric import np
 from adaptrix.schema.adapter import Scale
 from adaptrix.schema.tensor import DType, LazyTensor
 

@@ -13,6 +13,7 @@ from adaptrix.convert.formats import (
     loralib,
     lycoris,
     mlx,
+    mlx_vlm,
     nemo,
     peft,
     per_layer,
@@ -25,6 +26,7 @@ from adaptrix.convert.formats import (
 FORMATS: tuple[Format, ...] = (
     peft.FORMAT,
     mlx.FORMAT,
+    mlx_vlm.FORMAT,
     gguf.FORMAT,
     torchtune.FORMAT,
     litgpt.FORMAT,

@@ -36,8 +36,6 @@ _VARIANTS: Mapping[str, tuple[str, str]] = {
         "aLoRA acts only after its invocation tokens; as plain LoRA it would always act",
     ),
     "arrow_config": ("routed_adapter", "Arrow routes every token between several adapters"),
-    "velora_config": ("unsupported_method", "VeLoRA changes how the factors are applied"),
-    "monteclora_config": ("unsupported_method", "MonteCLoRA samples its factors at run time"),
     "target_parameters": (
         "unsupported_method",
         "factors of raw parameters (MoE experts) mean different things in PEFT 0.17 to 0.19",

@@ -11,13 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
 from adaptrix.convert.arrays import concat_rows, from_array, reshape, take_rows
 from adaptrix.convert.computed import times
 from adaptrix.convert.diffusion.fused import joined
 from adaptrix.convert.diffusion.models import flattened, numbers_in, unflattened
 from adaptrix.convert.diffusion.natives import NATIVES, Row
+from adaptrix.convert.numeric import np
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.components import modules_by_component
 from adaptrix.convert.writers.files import encoded_file

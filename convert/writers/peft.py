@@ -11,10 +11,9 @@ import json
 from collections.abc import Mapping
 from functools import partial
 
-import numpy as np
-
 from adaptrix.convert.arrays import from_array
 from adaptrix.convert.diffusion.bare import KEY, without_component
+from adaptrix.convert.numeric import np
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
 from adaptrix.convert.writers.scales import Alphas, alphas_of, most_common, number

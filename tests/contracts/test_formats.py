@@ -29,7 +29,6 @@ SAMPLES = {
     ("adapterhub", "bottleneck"): ["bert.encoder.layer.0.output.adapters.x.adapter_down.0.weight"],
     ("comfyui", "lora"): ["model.layers.0.self_attn.q_proj.lora_down.weight"],
     ("keras", "lora"): ["lora.0.lora_kernel_a"],
-    ("mlx-vlm", "lora"): ["language_model.model.layers.0.self_attn.q_proj.A", "language_model.model.layers.0.self_attn.q_proj.B"],
     ("tensor-list", "lora"): ["0", "1", "2"],
     ("adalora", "adalora"): ["base_model.model.q.lora_A", "base_model.model.q.lora_B", "base_model.model.q.lora_E"],
     ("phi-4-multimodal", "full_checkpoint"): ["model.layers.0.mlp.down_proj.lora_A.speech.weight", "model.norm.weight"],
