@@ -29,6 +29,7 @@ from adaptrix.convert.draft import Draft, Format, Recognition, refuse
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.formats.peft_config import parse_config
 from adaptrix.convert.formats.peft_methods import method_problem
+from adaptrix.convert.formats.recognised import is_sharded_state
 from adaptrix.convert.inspecting import inspection_of
 from adaptrix.convert.layouts.naming import Named, canonical_names
 from adaptrix.convert.modules import adapted_modules
@@ -133,6 +134,8 @@ def _read(form: Format, contents: Contents, options: ReadOptions) -> Draft:
     if not form.several_files and not contents.is_one_state:
         names = ", ".join(file.name for file in contents.tensor_files[:8])
         problem = Problem.of("multiple_adapters", f"several weight files: {names}")
+        if is_sharded_state(contents):
+            problem = Problem.of("sharded_state", f"parts of a training state: {names}")
         return refuse(contents, method="lora", problems=(problem,), reason="several adapters")
     return form.read(contents, options)
 
@@ -162,6 +165,11 @@ def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
         problem, evidence = first_foreign.problem(), (f"{first_foreign.name} is a container of it",)
     elif contents.config is not None:
         problem = Problem.of("missing_weights", "a configuration without a weight file")
+    elif contents.ignored_files:
+        name = method = "training-state"
+        evidence = (f"files of a training run: {', '.join(contents.ignored_files[:4])}",)
+        message = "only the state of a training run, and no weights of an adapter"
+        problem = Problem.of("not_an_adapter", message, where=contents.ignored_files[0])
     else:
         problem = Problem.of("not_an_adapter", "no weight file and no adapter_config.json")
     draft = Draft(
@@ -195,7 +203,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
         fit = check_fit(named.factors, named.replacements, family, draft.base_name, options)
     draft = _with(draft, [*named.problems, *fit.problems, *_family_problem(draft, detection)])
     draft = _with(draft, _empty(draft))
-    if not stopped and draft.factors:
+    if not stopped and (draft.factors or draft.carried):
         draft = _with(draft, _values(draft, options))
     modules = adapted_modules(named.factors, family, fan_in_fan_out=draft.fan_in_fan_out)
     adapter = None
@@ -211,6 +219,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             method=draft.method,
             task_type=named.task_type or ("" if diffusion else "CAUSAL_LM"),
             needs_base=draft.needs_base,
+            carried=draft.carried,
             extra=named.extra | _heads(sizes),
         )
     inspection = inspection_of(
@@ -282,7 +291,7 @@ def _family_problem(draft: Draft, detection: Detection) -> list[Problem]:
 
 def _empty(draft: Draft) -> list[Problem]:
     """A source that was read and holds no pair of factors."""
-    if draft.factors or _stops(draft.problems):
+    if draft.factors or draft.carried or _stops(draft.problems):
         return []
     return [Problem.of("not_an_adapter", "no pair of LoRA factors")]
 

@@ -59,6 +59,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "fc1/fc2-only keys fit two Phi layouts (MixFormer blocks are shifted by one). "
         "Pass --source-layout phi-l1 or --source-layout phi-l4."
     ),
+    "missing_config": _ask("Put the adapter_config.json that was saved with it beside it."),
     "unread_values": _ask("Only headers were read, and the values decide: pull it."),
     "multiple_adapters": _ask("The source holds several adapters. Name one of them."),
     "unknown_family": ProblemCode(
@@ -68,7 +69,17 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "soft_prompt": _fail(
         "This stores virtual tokens, not weight updates; load it with the tool that made it."
     ),
-    "ia3": _fail("IA³ scales activations; merge it into its base with the tool that made it."),
+    "ia3": _fail(
+        "IA³ scales activations. Pull it with --carry to keep it unchanged, "
+        "or merge it into its base with PEFT."
+    ),
+    "needs_base_weights": _fail(
+        "The update depends on the base weights. Pull it with --carry to keep it unchanged, "
+        "or merge it into its base with PEFT."
+    ),
+    "not_low_rank": _fail(
+        "Pull it with --carry to keep it unchanged, or merge it into its base with PEFT."
+    ),
     "full_checkpoint": _fail(
         "No adapter factors found. To extract a LoRA, provide the base and accept a truncated SVD."
     ),
@@ -78,6 +89,10 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     ),
     "routed_adapter": _fail(
         "The effect depends on the input (router or gate); export each expert."
+    ),
+    "positional_adapter": _fail(
+        "It must stay unmerged: use a runtime that supports alora_invocation_tokens. "
+        "Pull it with --carry to keep it unchanged."
     ),
     "sharded_state": _fail("Tensors are empty or 1-D: save again after gathering the shards."),
     # Content that is wrong.
@@ -101,6 +116,8 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
     "claim_broken": _fail("The version is damaged: pull it again, or adaptrix fsck --repair."),
     "update_lost": _fail("The update is lost in rounding: use --mode attached or --dtype float32."),
+    "update_overflow": _fail("Use --mode attached, --dtype float32, or smaller weights."),
+    "update_wrong": _fail("Load the base again; if it stays so, report it with the adapter."),
     # Could not be decided.
     "zero_update": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="All B are zero: never trained, or the wrong file."
@@ -131,6 +148,10 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "",
         hint="Load the embeddings with the tool that trained them; the prompts use these words.",
     ),
+    "carried": ProblemCode(
+        Severity.WARNING, "", hint="PEFT loads it; it is not converted, composed or run here."
+    ),
+    "initial_subtracted": ProblemCode(Severity.NOTE, ""),
     "training_state": ProblemCode(
         Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
     ),

@@ -15,6 +15,12 @@ from adaptrix.schema.version import VERSION
 _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
 
 
+def layer_of(path: str) -> int | None:
+    """The layer that a module is in: the first number of its path."""
+    found = _LAYER.search(path)
+    return int(found[1]) if found else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightRule:
     """Another weight for some modules.
@@ -35,13 +41,32 @@ class WeightRule:
             return False
         if self.layers is None:
             return True
-        found = _LAYER.search(path)
-        return found is not None and self.layers[0] <= int(found[1]) <= self.layers[1]
+        layer = layer_of(path)
+        return layer is not None and self.layers[0] <= layer <= self.layers[1]
 
     def to_json(self) -> dict[str, Json]:
         """Canonical document."""
         layers: Json = None if self.layers is None else list(self.layers)
         return {"weight": float_text(self.weight), "pattern": self.pattern, "layers": layers}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baking:
+    """How a DoRA parent was made plain.
+
+    Attributes:
+        base: Name of the base model whose weights were used.
+        config_digest: Digest of its configuration.
+        rank: Greatest rank of a module that could not be made plain exactly.
+    """
+
+    base: str
+    config_digest: Digest
+    rank: int
+
+    def to_json(self) -> dict[str, Json]:
+        """Canonical document."""
+        return {"base": self.base, "configDigest": str(self.config_digest), "rank": self.rank}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +79,8 @@ class RecipeInput:
         tensors_digest: Digest of its tensors.
         weight: Its weight.
         rules: Other weights for some modules; the last one that fits wins.
+        grams: Digest of the file of Gram matrices, for methods that need them.
+        baked: How it was made plain, for DoRA.
     """
 
     name: str
@@ -61,6 +88,8 @@ class RecipeInput:
     tensors_digest: Digest
     weight: float
     rules: tuple[WeightRule, ...] = ()
+    grams: Digest | None = None
+    baked: Baking | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Canonical document."""
@@ -72,6 +101,10 @@ class RecipeInput:
         }
         if self.rules:
             document["rules"] = [rule.to_json() for rule in self.rules]
+        if self.grams is not None:
+            document["grams"] = str(self.grams)
+        if self.baked is not None:
+            document["baked"] = self.baked.to_json()
         return document
 
 
@@ -137,6 +170,16 @@ def _input(document: object) -> RecipeInput:
         tensors_digest=Digest.parse(entry["tensorsDigest"]),
         weight=float(entry["weight"]),
         rules=tuple(_rule(_mapping(rule)) for rule in _sequence(entry.get("rules", []))),
+        grams=Digest.parse(entry["grams"]) if "grams" in entry else None,
+        baked=_baking(_mapping(entry["baked"])) if "baked" in entry else None,
+    )
+
+
+def _baking(entry: Mapping[str, str]) -> Baking:
+    return Baking(
+        base=str(entry["base"]),
+        config_digest=Digest.parse(entry["configDigest"]),
+        rank=int(entry["rank"]),
     )
 
 

@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from adaptrix.cli.options import (
+    AllFlag,
     AlphaOption,
     BaseOption,
+    CarryFlag,
     DryRunFlag,
+    ForceFlag,
     HomeOption,
     JsonFlag,
     LayoutOption,
@@ -36,12 +39,9 @@ def pull(
     domain: Annotated[str, typer.Option(help="Field it belongs to.")] = "",
     training_data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
     license_name: Annotated[str, typer.Option("--license", help="Licence; else the card's.")] = "",
-    everything: Annotated[
-        bool, typer.Option("--all", help="SOURCE is a remote: pull all that it has.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Let NAME move to what it does not lead to.")
-    ] = False,
+    carry: CarryFlag = False,
+    everything: AllFlag = False,
+    force: ForceFlag = False,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -72,6 +72,7 @@ def pull(
             domain=domain,
             training_data=training_data,
             license=license_name,
+            carry=carry,
             dry_run=dry_run,
             force=force,
             progress=progress(human=out.human),
@@ -81,6 +82,6 @@ def pull(
     out.problems(report.problems)
     if report.same_as:
         out.note(f"note: the same adapter is here as {', '.join(report.same_as)}")
-    if not dry_run:
+    if not dry_run and not any(problem.code == "carried" for problem in report.problems):
         out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
     raise typer.Exit(report.verdict.exit_status)
