@@ -68,7 +68,17 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "soft_prompt": _fail(
         "This stores virtual tokens, not weight updates; load it with the tool that made it."
     ),
-    "ia3": _fail("IA³ scales activations; merge it into its base with the tool that made it."),
+    "ia3": _fail(
+        "IA³ scales activations. Pull it with --carry to keep it unchanged, "
+        "or merge it into its base with PEFT."
+    ),
+    "needs_base_weights": _fail(
+        "The update depends on the base weights. Pull it with --carry to keep it unchanged, "
+        "or merge it into its base with PEFT."
+    ),
+    "not_low_rank": _fail(
+        "Pull it with --carry to keep it unchanged, or merge it into its base with PEFT."
+    ),
     "full_checkpoint": _fail(
         "No adapter factors found. To extract a LoRA, provide the base and accept a truncated SVD."
     ),
@@ -78,6 +88,10 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     ),
     "routed_adapter": _fail(
         "The effect depends on the input (router or gate); export each expert."
+    ),
+    "positional_adapter": _fail(
+        "It must stay unmerged: use a runtime that supports alora_invocation_tokens. "
+        "Pull it with --carry to keep it unchanged."
     ),
     "sharded_state": _fail("Tensors are empty or 1-D: save again after gathering the shards."),
     # Content that is wrong.
@@ -122,6 +136,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         Severity.WARNING, "", hint="If base weights were trained too, this adapter is only a part."
     ),
     "recomputed": ProblemCode(Severity.NOTE, ""),
+    "carried": ProblemCode(
+        Severity.WARNING, "", hint="PEFT loads it; it is not converted, composed or run here."
+    ),
     "training_state": ProblemCode(
         Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
     ),
