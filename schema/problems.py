@@ -114,6 +114,8 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
     "claim_broken": _fail("The version is damaged: pull it again, or adaptrix fsck --repair."),
     "update_lost": _fail("The update is lost in rounding: use --mode attached or --dtype float32."),
+    "update_overflow": _fail("Use --mode attached, --dtype float32, or smaller weights."),
+    "update_wrong": _fail("Load the base again; if it stays so, report it with the adapter."),
     # Could not be decided.
     "zero_update": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="All B are zero: never trained, or the wrong file."
