@@ -36,7 +36,7 @@ def adapter(folder: Path, config: object = CONFIG) -> None:
 def corpus(root: Path) -> Path:
     adapter(root / "adapters" / "good")
     adapter(root / "adapters" / "broken")
-    (root / "adapters" / "broken" / "adapter_model.safetensors").write_bytes(b"nonsense")
+    (root / "adapters" / "broken" / "adapter_model.safetensors").write_bytes(b"no safetensors")
     (root / "adapters" / "empty").mkdir()
     (root / "adapters" / "loose.bin").write_bytes(b"\x80\x02cos\nsystem\n.")
     (root / "configs").mkdir()
@@ -53,7 +53,7 @@ def test_one_bad_adapter_does_not_hide_the_others(tmp_path):
     found = {row.name: row for row in table.rows(corpus(tmp_path) / "adapters")}
     assert (found["good"].verdict, found["good"].modules) == ("PASS", 1)
     assert found["broken"].verdict == "FAIL"
-    assert found["broken"].because.startswith("truncated")
+    assert found["broken"].because.startswith("header_too_large")
     assert found["empty"].because.startswith("not_an_adapter")
     assert found["loose.bin"].because.startswith("unsafe_pickle")
 
