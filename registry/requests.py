@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from adaptrix.registry.sources import locate
 from adaptrix.schema.reference import HubSource, PathSource
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from adaptrix.convert.base_weights import BaseWeights
     from adaptrix.registry.remotes import Place
 
 
@@ -42,7 +46,7 @@ def read_options(request: PullRequest) -> ReadOptions:
     Raises:
         NotFound, FormatError, RemoteError: ``--base`` has no readable ``config.json``.
     """
-    config, name, modules = None, request.base, None
+    config, name, modules, path = None, request.base, None, None
     if request.base is not None:
         path = config_path(request.base)
         if path is not None:
@@ -55,8 +59,24 @@ def read_options(request: PullRequest) -> ReadOptions:
         base_config=config,
         base_name=name,
         base_modules=modules,
+        base_weights=_base_weights(path),
         carry=request.carry,
     )
+
+
+def _base_weights(path: Path | None) -> Callable[[], BaseWeights] | None:
+    """What opens the weights beside the base's ``config.json``; None where there are none."""
+    if path is None or not any(path.parent.glob("*.safetensors")):
+        return None
+    folder = path.parent
+
+    def opened() -> BaseWeights:
+        from adaptrix.convert.base_weights import base_weights_of  # noqa: PLC0415
+        from adaptrix.convert.source import open_path  # noqa: PLC0415
+
+        return base_weights_of(open_path(folder))
+
+    return opened
 
 
 def located(request: PullRequest, place: Place | None) -> HubSource | PathSource:
