@@ -73,7 +73,7 @@ GRIDS: Mapping[str, Sequence[Setting]] = {
     grid[0].method: grid
     for grid in (
         _grid("linear", SUMS),
-        _grid("svd", SUMS, rank=(16,)),
+        _grid("svd", SUMS, rank=(8,)),
         _grid("slerp"), _grid("nuslerp"), _grid("multislerp"), _grid("karcher"),
         _grid("model_stock"),
         _grid("ties", density=DENSITIES, scale=SCALES),
