@@ -62,6 +62,11 @@ def error(got: Mapping[str, Any], wanted: Dense) -> float:
 
 def peak_mb() -> float:
     """Greatest resident size of this process, pages of mapped files included."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Unlike getrusage, this forgets what the process was before it became this program.
+        line = next(one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

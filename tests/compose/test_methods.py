@@ -13,6 +13,7 @@ from adaptrix.compose.combine import combine
 from adaptrix.compose.core import canonical, core_of
 from adaptrix.compose.elements import Elements, dense, in_basis
 from adaptrix.compose.inputs import Input, groups
+from adaptrix.compose.methods import find
 from adaptrix.compose.methods.della import keep_chances
 from adaptrix.compose.methods.election import dropped
 from adaptrix.compose.tensors import to_torch
@@ -363,3 +364,12 @@ def test_pairs_and_signs():
     with pytest.raises(UsageError, match="opposite|cancel"):
         opposite = combine(make.inputs((ONE, -1.0)), "linear").adapter
         combine(make.inputs((ONE, 1.0), (opposite, 1.0)), "multislerp")
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("cat", "linear"), ("dare-ties", "dare_ties"), ("compat:peft-dare-ties", "compat:peft-dare_ties"),
+     ("compat:peft-cat", "compat:peft-cat"), ("pico+tsv-m", "pico+tsv_m"), ("ties@core", "ties")],
+)  # fmt: skip
+def test_names_as_people_write_them(written, name):
+    assert find(written)[0].name == name
