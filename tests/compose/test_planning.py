@@ -76,7 +76,7 @@ def test_recommendations():
     assert plan(make.inputs((ONE, 1.0), (loud, 1.0), (THREE, 1.0))).method == "karcher"
     assert plan(make.inputs((ONE, 1.0), (scaled(ONE, 1.1), 1.0))).method == "model_stock"
     against = plan(make.inputs((ONE, 1.0), (scaled(ONE, -0.9), 1.0)))
-    assert against.method == "ties"
+    assert against.method == "tsv_m"
     assert set(against.at_risk) == {0, 1}
     only = make.adapter(4, paths=("model.layers.0.q",))
     apart = make.adapter(5, paths=("model.layers.0.v",))
