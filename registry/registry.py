@@ -85,11 +85,10 @@ class Registry(Sharing, Merging):
     ) -> PullReport:
         """Fetch, verify, recognise, convert and store an adapter.
 
-        Pulling the same thing again changes nothing; a moved upstream makes a new version.
+        Pulling again changes nothing; a moved upstream makes a new version; an error none.
 
         Args:
-            source: ``org/repo``, ``hf:org/repo@revision``, a Hub URL, ``oci://host/repo:tag``,
-                ``REMOTE/name:tag``, a file or a folder.
+            source: ``org/repo``, a Hub URL, ``oci://host/repo:tag``, ``REMOTE/name``, a path.
             name: ``NAME[:TAG]`` to store it under.
             revision: Branch, tag or commit on the Hub.
             base: Folder or file of the base model's ``config.json``, or its name.
@@ -104,9 +103,6 @@ class Registry(Sharing, Merging):
             dry_run: Recognise and report, store nothing.
             force: Let the name here move to a remote's version that it does not lead to.
             progress: Told of the bytes as they come.
-
-        Raises:
-            AdaptrixError: with the exit status of its kind; nothing is stored then.
         """
         from adaptrix.registry.pulling import pull  # noqa: PLC0415 - reads formats
 
