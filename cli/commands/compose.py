@@ -168,7 +168,7 @@ def list_methods(out: Output) -> None:
     ]
     lines = []
     for method in METHODS.values():
-        lines.append(f"{method.name:16} {method.summary}")
+        lines += [f"{method.name:16} {method.summary}", f"    {method.reference}"]
         lines += [f"    --param {p.name}: {p.summary}" + (
             f" ({p.default:g})" if p.default is not None else "") for p in method.parameters]  # fmt: skip
     lines.append("Methods that look at entries take NAME@SPACE: canonical, core, dense.")
