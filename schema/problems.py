@@ -110,7 +110,8 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "needs_residual_base": ProblemCode(
         Severity.WARNING,
         "INCONCLUSIVE",
-        hint="It is carried as it is. Provide the initial adapter, or run it on that base.",
+        hint="It is carried as it is. Put the initial adapter beside it (pissa_init/), pass --base "
+        "with the base's weights (PiSSA, OLoRA, KaSA), or run it on the base it was trained on.",
     ),
     "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
     "claim_broken": _fail("The version is damaged: pull it again, or adaptrix fsck --repair."),
