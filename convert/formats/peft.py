@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.contents import CONFIG_NAME, Contents
+from adaptrix.convert.diffusion.bare import with_component
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
 from adaptrix.convert.formats.peft_initial import subtract_initial
@@ -358,4 +359,4 @@ def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list
     return found
 
 
-FORMAT = Format(name="peft", recognise=recognise, read=read, write=write)
+FORMAT = Format(name="peft", recognise=recognise, read=with_component(read), write=write)
