@@ -26,6 +26,7 @@ from adaptrix.registry.reports import (
     SimilarRow,
     VerifyReport,
 )
+from adaptrix.registry.statistics import StatsReport
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.record import AdapterRecord
 from adaptrix.schema.report import Fidelity, Inspection, Problem, Verdict
@@ -305,6 +306,7 @@ def documents() -> dict[str, Any]:
         "search": RowsDocument,
         "show": ShowDocument,
         "similar": SimilarDocument,
+        "stats": StatsReport,
         "tag": TagDocument,
         "verify": VerifyReport,
     }

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
-from adaptrix.loader.structure import BaseStructure, structure_of, structure_of_folder
-from adaptrix.samples import BASE_DIR, BASE_NAME
+from adaptrix.loader.base_place import load_pretrained, load_tokenizer, locate, translated
+from adaptrix.loader.structure import BaseStructure, structure_of, structure_of_config
 from adaptrix.schema.canonical import Json, canonical_json
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import FormatError, NotFound, RemoteError, UsageError
+from adaptrix.schema.errors import UsageError
 
 DTYPES = {
     "float16": torch.float16,
@@ -48,31 +47,6 @@ class BaseModel:
     dtype: torch.dtype
     compute_dtype: torch.dtype
     device: torch.device
-
-
-def resolve(spec: str) -> str:
-    """Where transformers finds the base called ``spec``: a folder or a Hub id.
-
-    Raises:
-        NotFound: a path that is no model folder.
-        FormatError: a folder without ``config.json``.
-    """
-    if spec in {BASE_NAME, "sample"}:
-        return str(BASE_DIR)
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise FormatError("no config.json: this is no model folder", where=str(path))
-        return str(path)
-    if spec.startswith((".", "/", "~")) or path.exists():
-        raise NotFound("no such model folder", where=spec)
-    if spec.count("/") != 1:
-        raise NotFound(
-            "no such base model",
-            where=repr(spec),
-            hint="Give a folder, a Hub id (org/name), or 'sample' for the bundled model.",
-        )
-    return spec
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:
@@ -113,8 +87,10 @@ def base_structure(spec: str) -> BaseStructure:
     Raises:
         NotFound, FormatError, RemoteError: as :func:`load_base`.
     """
-    with _Translated(spec):
-        return structure_of_folder(resolve(spec), spec)
+    place = locate(spec)
+    with translated(spec):
+        config = AutoConfig.from_pretrained(place.location, **place.options)
+        return structure_of_config(config, spec)
 
 
 def load_base(
@@ -132,13 +108,17 @@ def load_base(
         RemoteError: it has to be fetched and cannot be.
     """
     target = device or torch.device("cpu")
-    place = resolve(spec)
-    with _Translated(spec):
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
-        tokenizer = AutoTokenizer.from_pretrained(place)
-    own = next(model.parameters()).dtype
+    place = locate(spec)
+    with translated(spec):
+        model = load_pretrained(place, dtype)
+        tokenizer = load_tokenizer(place)
+    own = model.dtype
     compute = torch.float32 if target.type == "cpu" and own is torch.float16 else own
-    nn.Module.to(model, device=target, dtype=compute)
+    if getattr(model, "is_quantized", False):
+        compute = own
+        nn.Module.to(model, device=target)
+    else:
+        nn.Module.to(model, device=target, dtype=compute)
     model.eval()
     model.requires_grad_(False)
     config = canonical_json(_without_floats(json.loads(model.config.to_json_string())))
@@ -162,31 +142,3 @@ def _without_floats(value: object) -> Json:
     if isinstance(value, list):
         return [_without_floats(entry) for entry in value]
     return value if isinstance(value, bool | int | str) else None
-
-
-class _Translated:
-    """Turns what transformers raises while loading into our errors."""
-
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
-
-    def __enter__(self) -> None:
-        """Nothing to set up."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            text = str(error).strip().partition("\n")[0]
-            if any(word in text for word in ("connect", "offline", "Connection", "couldn't")):
-                raise RemoteError(
-                    text,
-                    where=self.spec,
-                    hint="Give the base model as a local folder with --base.",
-                ) from error
-            missing = "not a valid model identifier" in text or "is not a local folder" in text
-            kind = NotFound if missing else FormatError
-            raise kind(text, where=self.spec) from error
-        if isinstance(error, ValueError | KeyError):
-            raise FormatError(
-                f"not a causal language model: {str(error).strip().partition(chr(10))[0]}",
-                where=self.spec,
-            ) from error

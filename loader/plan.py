@@ -180,6 +180,14 @@ def _replacement_misfits(
         yield f"{entry.name}: {item.parameter} is absolute and takes weight 1 only"
 
 
+def _unmergeable(structure: BaseStructure, name: str, path: ModulePath) -> Iterator[str]:
+    shape = structure.modules.get(path)
+    if shape is not None and not shape.mergeable:
+        yield f"{name}: {path} is quantised; run with --mode attached"
+    if f"{path}.weight" in structure.tied:
+        yield f"{name}: {path}.weight is tied; merging would change both ends"
+
+
 def _conflicts(
     structure: BaseStructure, present: Sequence[WeightedAdapter], mode: str
 ) -> Iterator[str]:
@@ -193,8 +201,8 @@ def _conflicts(
                 dora[module.path] = entry.name
                 if entry.weight != 1:
                     yield f"{entry.name}: DoRA on {module.path} takes weight 1 only"
-            if mode == "merged" and f"{module.path}.weight" in structure.tied:
-                yield f"{entry.name}: {module.path}.weight is tied; merging would change both ends"
+            if mode == "merged":
+                yield from _unmergeable(structure, entry.name, module.path)
         for item in entry.adapter.replacements:
             if item.parameter in replaced:
                 yield f"{replaced[item.parameter]} and {entry.name} both replace {item.parameter}"

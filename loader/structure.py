@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from adaptrix.schema.adapter import ModuleKind, ModulePath
@@ -26,12 +26,15 @@ class ModuleShape:
         in_features: Columns that ``A`` must have.
         out_features: Rows that ``B`` must have.
         has_bias: Whether a bias can be changed.
+        mergeable: Whether its weight is a matrix of floats; a quantised module has only
+            its forward, and takes adapters attached.
     """
 
     kind: ModuleKind
     in_features: int
     out_features: int
     has_bias: bool
+    mergeable: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +65,6 @@ def structure_of_config(config: PretrainedConfig, name: str) -> BaseStructure:
     return structure_of(model, name)
 
 
-def structure_of_folder(folder: str, name: str) -> BaseStructure:
-    """Structure of the model whose ``config.json`` is in ``folder``."""
-    return structure_of_config(AutoConfig.from_pretrained(folder), name)
-
-
 def structure_of(model: nn.Module, name: str) -> BaseStructure:
     """Structure of a model that exists already."""
     modules = {}
@@ -92,12 +90,7 @@ def structure_of(model: nn.Module, name: str) -> BaseStructure:
 def _shape(module: nn.Module) -> ModuleShape | None:
     match module:
         case nn.Linear():
-            return ModuleShape(
-                kind=ModuleKind.LINEAR,
-                in_features=module.in_features,
-                out_features=module.out_features,
-                has_bias=module.bias is not None,
-            )
+            return _linear(module)
         case Conv1D():
             return ModuleShape(
                 kind=ModuleKind.CONV1D,
@@ -112,8 +105,33 @@ def _shape(module: nn.Module) -> ModuleShape | None:
                 out_features=module.embedding_dim,
                 has_bias=False,
             )
+        case _ if isinstance(getattr(module, "in_features", None), int):
+            # GPTQ, AWQ, HQQ …: their own classes, told by what they have in common.
+            return (
+                _linear(module) if isinstance(getattr(module, "out_features", None), int) else None
+            )
         case _:
             return None
+
+
+def _linear(module: Any) -> ModuleShape:
+    weight = getattr(module, "weight", None)
+    shape = (module.out_features, module.in_features)
+    plain = (
+        type(weight) is nn.Parameter
+        and weight.is_floating_point()
+        and weight.itemsize > 1
+        and tuple(weight.shape) == shape
+        # torchao keeps a Linear and changes what its parameter holds.
+        and type(weight.data) is torch.Tensor
+    )
+    return ModuleShape(
+        kind=ModuleKind.LINEAR,
+        in_features=module.in_features,
+        out_features=module.out_features,
+        has_bias=isinstance(getattr(module, "bias", None), torch.Tensor),
+        mergeable=plain,
+    )
 
 
 def _tied(model: nn.Module) -> frozenset[str]:

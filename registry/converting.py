@@ -7,11 +7,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from adaptrix.convert.reading import refusal
 from adaptrix.convert.writing import WrittenFile, write_adapter
 from adaptrix.registry.pulling import PullRequest, read_source
+from adaptrix.registry.recording import note_reading, recorded
 from adaptrix.registry.reports import ConvertReport
 from adaptrix.registry.settings import Settings
 from adaptrix.schema.errors import AccessDenied, StoreError, UsageError
@@ -36,7 +38,22 @@ def convert(
         UsageError: ``output`` exists and is not empty.
         AdaptrixError: the source cannot be read, or the format cannot hold it.
     """
+    log = recorded(existing_home, "convert", request.source, target=to)
+    with nullcontext() if dry_run else log:
+        return _convert(existing_home, settings, request, to=to, output=output, dry_run=dry_run)
+
+
+def _convert(
+    existing_home: Callable[[], Home | None],
+    settings: Settings,
+    request: PullRequest,
+    *,
+    to: str,
+    output: Path,
+    dry_run: bool,
+) -> ConvertReport:
     reading, _ = read_source(existing_home, settings, request)
+    note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
     written = write_adapter(reading.adapter, to)

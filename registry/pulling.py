@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter, refusal
 from adaptrix.hub.location import RemoteKind
 from adaptrix.registry.card import read_card
+from adaptrix.registry.recording import note_reading, recorded
 from adaptrix.registry.remotes import Place, Remotes
 from adaptrix.registry.reports import PullReport
 from adaptrix.registry.resolve import default_name, resolve, target
@@ -111,7 +113,7 @@ def pull(
     if request.name is not None:
         target(request.name)
     place = Remotes(settings).place(request.source)
-    with home.lease():
+    with logged(home, request), home.lease():
         if place is not None and place.location.kind is not RemoteKind.HUB:
             from adaptrix.registry.remote_pulling import pull_place  # noqa: PLC0415
 
@@ -123,6 +125,11 @@ def pull(
             opened = open_local(located)
             return ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
         return _pull_hub(home, settings, request, located, progress)
+
+
+def logged(home: Home, request: PullRequest) -> AbstractContextManager[None]:
+    """Log what the block pulls, unless it is a dry run."""
+    return nullcontext() if request.dry_run else recorded(lambda: home, "pull", request.source)
 
 
 def _located(request: PullRequest, place: Place | None) -> HubSource | PathSource:
@@ -179,6 +186,7 @@ def ingest(
         AdaptrixError: it cannot be converted exactly; nothing is stored then.
     """
     reading = read_adapter(opened.files, read_options(request))
+    note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
     name, tag = names_of(request)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from adaptrix.registry.diffing import DiffReport
     from adaptrix.registry.doctor import DoctorReport
     from adaptrix.registry.recipe_files import Ingredient
+    from adaptrix.registry.statistics import StatsReport
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
@@ -54,11 +55,7 @@ class Registry(Sharing):
 
     @property
     def home(self) -> Home:
-        """The store, opened on first use.
-
-        Raises:
-            StoreError, AccessDenied: it cannot be opened.
-        """
+        """The store, opened on first use; StoreError or AccessDenied when it cannot be."""
         if self._home is None:
             self._home = Home.open(self.settings.home)
         return self._home
@@ -322,6 +319,12 @@ class Registry(Sharing):
     def du(self) -> Usage:
         """What takes how much room."""
         return self.home.du()
+
+    def stats(self) -> StatsReport:
+        """Count the conversions made here: of what, how they ended, how long they took."""
+        from adaptrix.registry.statistics import stats  # noqa: PLC0415
+
+        return stats(self._home_if_any())
 
     def fsck(
         self,

@@ -20,7 +20,7 @@ from adaptrix.registry.fetching import (
     read_artifact,
 )
 from adaptrix.registry.hubbing import fetch_snapshot, ranged
-from adaptrix.registry.pulling import PullRequest, ingest, report_of
+from adaptrix.registry.pulling import PullRequest, ingest, logged, report_of
 from adaptrix.registry.remotes import Place, Remotes
 from adaptrix.registry.reports import PullReport
 from adaptrix.registry.resolve import clean_name, target
@@ -131,7 +131,7 @@ def pull_all(
         try:
             place = Remotes(settings).place(text)
             assert place is not None
-            with home.lease():
+            with logged(home, request), home.lease():
                 rows.append(pull_place(home, settings, request, place, progress))
         except AdaptrixError as error:
             skipped.append(_skipped(text, error))

@@ -59,6 +59,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "fc1/fc2-only keys fit two Phi layouts (MixFormer blocks are shifted by one). "
         "Pass --source-layout phi-l1 or --source-layout phi-l4."
     ),
+    "unread_values": _ask("Only headers were read, and the values decide: pull it."),
     "multiple_adapters": _ask("The source holds several adapters. Name one of them."),
     "unknown_family": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="Pass --base with the base model's folder or id."

@@ -30,11 +30,12 @@ from adaptrix.cli.commands.run import run
 from adaptrix.cli.commands.search import search
 from adaptrix.cli.commands.show import show
 from adaptrix.cli.commands.similar import similar
+from adaptrix.cli.commands.stats import stats
 from adaptrix.cli.commands.tag import tag
 from adaptrix.cli.commands.verify import verify
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    demo, init, pull, inspect, convert, export, compose, rebase, run, ls, search, similar, show, log, diff, reflog, restore, tag, rm, gc, du,
+    demo, init, pull, inspect, convert, export, compose, rebase, run, ls, search, similar, show, log, diff, reflog, restore, tag, rm, gc, du, stats,
     verify, fsck, doctor, reindex, remote, login, push,
 )  # fmt: skip
 LATER: tuple[Callable[..., None], ...] = (serve,)

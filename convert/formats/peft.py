@@ -177,7 +177,7 @@ def _read_exact(
 ) -> Draft:
     """A method that is exactly a LoRA, with what stands beside its factors."""
     base = named_base(options, config.base_name)
-    pairs = exact_pairs(contents, config, base)
+    pairs = exact_pairs(contents, config, base, values=options.check_values)
     stop = next((p for p in pairs.problems if p.code in _NO_PAIRS), None)
     if stop is not None:
         return refuse(
@@ -188,7 +188,7 @@ def _read_exact(
             hints=module_hints(contents),
             base_name=config.base_name,
         )
-    rest = replacements(contents.tensors, config, {f.path for f in pairs.factors})
+    rest = replacements(pairs.beside, config, {f.path for f in pairs.factors})
     computed = any(p.code == "recomputed" for p in pairs.problems)
     return Draft(
         method=config.peft_type.lower(),
@@ -208,7 +208,9 @@ def _read_exact(
     )
 
 
-_NO_PAIRS = {"unsupported_method", "ambiguous_layout", "unpaired_factor", "shape_mismatch"}
+_NO_PAIRS = {
+    "unsupported_method", "ambiguous_layout", "unpaired_factor", "shape_mismatch", "unread_values",
+}  # fmt: skip
 
 
 def _method(config: PeftConfig, factors: list[Factors], *, dora: bool) -> str:

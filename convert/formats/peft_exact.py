@@ -3,11 +3,12 @@
 ========  =====================================================================  =============
 AdaLoRA   ``α/(init_r + 1e-5) · B·(E∘A)``                                        rank r
 LoHa      ``α/r · (w1a·w1b)∘(w2a·w2b)``                                          rank ≤ r²
-LoKr      ``α/r · w1 ⊗ (w2a·w2b)``                                               rank c·r, a·r, r²
-VeRA      ``diag(b)·B₀·diag(d)·A₀``, with the projections in the file            rank r
+LoKr      ``α/r · w1 ⊗ w2``, either low-rank by its factors or its values        rank of the product
+VeRA      ``diag(b)·B₀·diag(d)·A₀``, projections in the file or drawn again      rank r
 MiSS      inputs summed over ``i mod r``, times ``miss_blockᵀ``                  rank r
 VB-LoRA   factors put together from a bank of vectors                            rank r
 DeLoRA    ``B·diag(λ/(r·‖A_i‖·‖B_i‖))·A·diag(w)``                                rank r
+GraLoRA   ``k·k`` blocks that exchange latents                                   rank k·r
 ========  =====================================================================  =============
 
 Each formula is that of ``get_delta_weight`` in PEFT 0.21's tuner of that name.
@@ -67,6 +68,7 @@ METHODS: Mapping[str, Method] = {
         shared="vblora_vector_bank",
     ),
     "DELORA": Method(leaves="delora_(?:A|B|lambda|w_norm)", build=unfold.delora),
+    "GRALORA": Method(leaves="gralora_[AB](?:_general)?", build=unfold.gralora, exact=True),
 }
 
 
@@ -76,36 +78,46 @@ class ExactPairs:
 
     Attributes:
         factors: Pairs with their scales.
+        beside: Tensors that are not the method's.
         unknown: Tensors that are neither the method's nor any parameter of the base.
         problems: Why there is no pair for some module; how exact the pairs are.
     """
 
     factors: tuple[Factors, ...]
+    beside: Mapping[str, LazyTensor]
     unknown: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
-def exact_pairs(contents: Contents, config: PeftConfig, base: NamedBase) -> ExactPairs:
-    """All modules of a file of one of :data:`METHODS`."""
+def exact_pairs(
+    contents: Contents, config: PeftConfig, base: NamedBase, *, values: bool = True
+) -> ExactPairs:
+    """All modules of a file of one of :data:`METHODS`; ``values`` may be read now or not."""
     method = METHODS[config.peft_type]
     leaf = re.compile(rf"(.+)\.({method.leaves})(?:\.default)?(?:\.weight)?")
     shared_name = re.compile(rf"(?:.*\.)?({method.shared})(?:\.default)?")
     groups: dict[str, dict[str, LazyTensor]] = {}
     shared: dict[str, LazyTensor] = {}
-    unknown: list[str] = []
+    beside: dict[str, LazyTensor] = {}
     for name, tensor in contents.tensors.items():
         bare = strip_wrappers(name)
         if match := shared_name.fullmatch(bare):
             shared[match[1]] = tensor
         elif match := leaf.fullmatch(bare):
             groups.setdefault(match[1], {})[match[2]] = tensor
-        elif not bare.endswith((".weight", ".bias")):
-            unknown.append(name)
+        else:
+            beside[name] = tensor
+    unknown = [n for n in beside if not strip_wrappers(n).endswith((".weight", ".bias"))]
     found: list[Factors] = []
     problems: list[Problem] = []
     for path, leaves in groups.items():
         context = unfold.Context(
-            path=path, base=base, config=contents.config or {}, shared=shared, modules=tuple(groups)
+            path=path,
+            base=base,
+            config=contents.config or {},
+            shared=shared,
+            modules=groups,
+            values=values,
         )
         built = _built(method, leaves, context)
         if isinstance(built, unfold.Unfolded):
@@ -121,7 +133,9 @@ def exact_pairs(contents: Contents, config: PeftConfig, base: NamedBase) -> Exac
     if unknown:
         message = f"{len(unknown)} tensors that no rule explains, first {unknown[0]}"
         problems.append(Problem.of("unknown_tensors", message, where=unknown[0]))
-    return ExactPairs(factors=tuple(found), unknown=tuple(unknown), problems=tuple(problems))
+    return ExactPairs(
+        factors=tuple(found), beside=beside, unknown=tuple(unknown), problems=tuple(problems)
+    )
 
 
 def _built(method: Method, leaves: Leaves, context: unfold.Context) -> unfold.Unfolded | Problem:
@@ -139,7 +153,8 @@ def _built(method: Method, leaves: Leaves, context: unfold.Context) -> unfold.Un
     if built == unfold.NEEDS_WIDTH:
         hint = "Pass --base with the base model's folder or id."
         return Problem.of("ambiguous_layout", built, where=context.path, hint=hint)
-    return Problem.of("unsupported_method", built, where=context.path)
+    code = "unread_values" if built == unfold.NEEDS_VALUES else "unsupported_method"
+    return Problem.of(code, built, where=context.path)
 
 
 def _with_alpha(
@@ -154,7 +169,9 @@ def _with_alpha(
         return factors, [Problem.of("invalid_config", error.message, where=where, hint=error.hint)]
     found = []
     for pair in factors:
-        alpha, rank = settings[pair.path].alpha, ranks[pair.path]
+        alpha = settings[pair.path].alpha
+        # Two full factors of LoKr do not show the rank that divides alpha all the same.
+        rank = ranks[pair.path] or settings[pair.path].rank or 0
         if alpha is None or rank < 1:
             message = f"{CONFIG_NAME} has no alpha"
             return factors, [Problem.of("missing_alpha", message, where=CONFIG_NAME)]

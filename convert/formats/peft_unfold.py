@@ -7,7 +7,7 @@ Each returns the pair, or a text that says why there is none; a missing tensor i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,10 +26,13 @@ from adaptrix.convert.computed import (
     scaled_columns,
     scaled_rows,
 )
+from adaptrix.convert.formats.peft_blocks import beside, full_kronecker, gralora_pair, on_top
+from adaptrix.convert.formats.peft_projections import drawn_projections
 from adaptrix.schema.adapter import Scale
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.tensor import DType, LazyTensor
 
+NEEDS_VALUES = "both factors of LoKr are full: their rank is in their values"
 NEEDS_WIDTH = "the width of the module is not in the file"
 _ONE = {DType.F32: 0x3F800000, DType.F16: 0x3C00, DType.BF16: 0x3F80, DType.F64: 0x3FF << 52}
 _WIDE_INPUT = {"q_proj", "k_proj", "v_proj", "query", "key", "value", "c_attn", "qkv_proj",
@@ -47,14 +50,16 @@ class Context:
         base: The base as far as it is known.
         config: The whole configuration.
         shared: Tensors of all modules together.
-        modules: Paths of all modules.
+        modules: Paths of all modules, with the tensors of each.
+        values: Whether values may be read now.
     """
 
     path: str
     base: NamedBase
     config: Mapping[str, Json]
     shared: Leaves
-    modules: tuple[str, ...]
+    modules: Mapping[str, Leaves]
+    values: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +98,11 @@ def loha(leaves: Leaves, _context: Context) -> Unfolded | str:
     return Unfolded(a=folded.a, b=folded.b)
 
 
-def lokr(leaves: Leaves, _context: Context) -> Unfolded | str:
-    """``w1 ⊗ w2`` with a low-rank ``w2`` (or ``w1``), at the smaller of the ranks."""
+def lokr(leaves: Leaves, context: Context) -> Unfolded | str:
+    """``w1 ⊗ w2`` with a low-rank ``w2`` (or ``w1``), at the smaller of the ranks.
+
+    Two full factors have a low rank only if their values say so.
+    """
     if "lokr_t2" in leaves or any(len(t.shape) != 2 for t in leaves.values()):
         return "LoKr of a convolution is not one pair of factors"
     one, two = _kron_side(leaves, "lokr_w1"), _kron_side(leaves, "lokr_w2")
@@ -110,8 +118,13 @@ def lokr(leaves: Leaves, _context: Context) -> Unfolded | str:
     elif len(one) == 2:
         (up, down), (full,) = one, two
         folded = _fold(kronecker(down, full), _times_identity(up, full.shape[0]))
+    elif not context.values:
+        return NEEDS_VALUES
     else:
-        return "both factors of LoKr are full: the update has no low rank"
+        pair = full_kronecker(one[0], two[0])
+        if isinstance(pair, str):
+            return pair
+        folded = _fold(*pair)
     return Unfolded(a=folded.a, b=folded.b)
 
 
@@ -142,9 +155,13 @@ def method_rank(leaves: Leaves) -> int:
 def vera(leaves: Leaves, context: Context) -> Unfolded | str:
     """``diag(b)·B₀[:out]`` and ``diag(d)·A₀[:, :in]``."""
     d, b = leaves["vera_lambda_d"], leaves["vera_lambda_b"]
-    if not {"vera_A", "vera_B"} <= context.shared.keys():
-        return "VeRA's projections are not in the file: they depend on a random generator"
-    down, up = context.shared["vera_A"], context.shared["vera_B"]
+    if {"vera_A", "vera_B"} <= context.shared.keys():
+        down, up = context.shared["vera_A"], context.shared["vera_B"]
+    else:
+        drawn = _vera_drawn(d.count, context)
+        if isinstance(drawn, str):
+            return drawn
+        down, up = drawn
     alike = all(path.rpartition(".")[2] in _WIDE_INPUT for path in context.modules)
     width = _width(context, b.count) or (down.shape[1] if alike else None)
     if width is None:
@@ -153,6 +170,22 @@ def vera(leaves: Leaves, context: Context) -> Unfolded | str:
         raise ValueError("the shared projections are smaller than the module")
     a = take_columns(down, slice(0, width))
     return _fold(scaled_rows(a, d), scaled_rows(take_rows(up, slice(0, b.count)), b))
+
+
+def _vera_drawn(rank: int, context: Context) -> tuple[LazyTensor, LazyTensor] | str:
+    """Projections that the file lacks, as large as the largest of all modules needs them."""
+    key = context.config.get("projection_prng_key")
+    if not isinstance(key, int) or isinstance(key, bool):
+        return (
+            "VeRA's projections are not in the file, nor the projection_prng_key that draws them; "
+            "save it again with save_projection"
+        )
+    heights = {path: leaves["vera_lambda_b"].count for path, leaves in context.modules.items()}
+    widths = [_width(replace(context, path=path), rows) for path, rows in heights.items()]
+    known = [width for width in widths if width is not None]
+    if len(known) != len(widths):
+        return NEEDS_WIDTH
+    return drawn_projections(key, rank, max(known), max(heights.values()))
 
 
 def _width(context: Context, out_features: int) -> int | None:
@@ -259,6 +292,18 @@ def delora(leaves: Leaves, _context: Context) -> Unfolded | str:
         return scaled
 
     return _fold(scaled_columns(a, norms), computed(b.shape, b.source, up))
+
+
+def gralora(leaves: Leaves, context: Context) -> Unfolded | str:
+    """Blocks that exchange their latents, and a plain LoRA beside them; ``α/(r + hybrid_r)``."""
+    a, b = gralora_pair(leaves["gralora_A"], leaves["gralora_B"])
+    alpha, rank, hybrid = _number(context, "alpha"), leaves["gralora_A"].shape[2], 0
+    if alpha is None:
+        return "GraLoRA's scale needs alpha, the configuration lacks it"
+    if "gralora_A_general" in leaves or "gralora_B_general" in leaves:
+        down, up = leaves["gralora_A_general"], leaves["gralora_B_general"]
+        a, b, hybrid = on_top(a, down), beside(b, up), down.shape[0]
+    return _fold(a, b, alpha / (rank + hybrid))
 
 
 def _number(context: Context, name: str) -> float | None:

@@ -106,6 +106,7 @@ def test_every_command_has_a_published_schema():
         ("rm", ["rm", "code", "--dry-run"]),
         ("gc", ["gc", "--dry-run"]),
         ("du", ["du"]),
+        ("stats", ["stats"]),
         ("verify", ["verify", "math"]),
         ("fsck", ["fsck"]),
         ("fsck", ["fsck", "--full"]),

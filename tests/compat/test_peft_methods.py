@@ -8,6 +8,7 @@ import torch
 from peft import (
     AdaLoraConfig,
     DeloraConfig,
+    GraloraConfig,
     LoHaConfig,
     LoKrConfig,
     LoraConfig,
@@ -46,10 +47,15 @@ METHODS = {
     "vblora-topk": VBLoRAConfig(target_modules=["q_proj", "v_proj"], r=2, num_vectors=6,
                                 vector_length=4, topk=3, save_only_topk_weights=True),
     "delora": DeloraConfig(target_modules=ALL, r=3, delora_lambda=6),
+    "gralora": GraloraConfig(target_modules=ALL, r=6, alpha=9, gralora_k=2),
+    "gralora-hybrid": GraloraConfig(target_modules=ALL, r=4, hybrid_r=3, alpha=9, gralora_k=4),
+    "vera-drawn": lambda: VeraConfig(target_modules=["q_proj", "down_proj"], r=5,
+                                     save_projection=False, projection_prng_key=77),
 }  # fmt: skip
 
 
 def trained(config):
+    config = config() if callable(config) else config
     torch.manual_seed(0)
     model = get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), config)
     for name, parameter in model.named_parameters():
@@ -98,13 +104,16 @@ def test_the_pair_is_the_method(name, tmp_path):
     assert found.keys() == wanted.keys()
     for path, delta in wanted.items():
         np.testing.assert_allclose(found[path], delta, rtol=2e-5, atol=2e-5 * abs(delta).max())
-    assert reading.inspection.fidelity == ("exact" if name.startswith("miss") else "rounding")
+    copies = name.startswith(("miss", "gralora"))
+    assert reading.inspection.fidelity == ("exact" if copies else "rounding")
     account = reading.inspection.tensors
     assert account.total == account.used
     assert reading.inspection.architecture.family == "llama"
 
 
-@pytest.mark.parametrize("name", ["loha", "lokr", "adalora", "miss", "delora", "vblora"])
+@pytest.mark.parametrize(
+    "name", ["loha", "lokr", "adalora", "miss", "delora", "vblora", "gralora-hybrid"]
+)
 def test_peft_runs_what_is_written(name, tmp_path):
     model = trained(METHODS[name])
     model.save_pretrained(tmp_path / "theirs")
@@ -121,8 +130,40 @@ def test_peft_runs_what_is_written(name, tmp_path):
     assert float((wanted - got).abs().max()) < 1e-4 * float(wanted.abs().max())
 
 
-def test_a_width_that_is_not_in_the_file_is_asked_for(tmp_path):
-    trained(METHODS["miss"]).save_pretrained(tmp_path)
+def test_full_factors_of_lokr_are_a_pair_when_their_values_are_of_low_rank(tmp_path):
+    config = LoKrConfig(target_modules=["q_proj"], r=8, alpha=5, decompose_factor=4)
+    model = trained(config)
+    for name, parameter in model.named_parameters():
+        if "lokr_w2" in name:
+            parameter.data = torch.outer(parameter.data[:, 0], parameter.data[0])
+    model.save_pretrained(tmp_path)
+    reading = read_adapter(open_path(tmp_path), ReadOptions(base_config=BASE))
+    found = ours(reading)
+    assert {m.rank for m in reading.adapter.modules} == {4}
+    for path, delta in theirs(model).items():
+        np.testing.assert_allclose(found[path], delta, rtol=0, atol=2e-6 * abs(delta).max())
+    headers = ReadOptions(base_config=BASE, check_values=False)
+    unread = read_adapter(open_path(tmp_path), headers).inspection
+    assert [p.code for p in unread.problems if p.severity == "error"] == ["unread_values"]
+    assert unread.verdict == "INCONCLUSIVE"
+
+
+def test_projections_are_drawn_as_torch_draws_them():
+    from peft.tuners.vera.model import _kaiming_init
+
+    from adaptrix.convert.formats.peft_projections import drawn_projections
+
+    for key, rank, width, height in ((0, 4, 96, 40), (2**33 + 5, 256, 320, 1280)):
+        generator = torch.Generator(device="cpu").manual_seed(key)
+        wanted = [_kaiming_init(s, generator).numpy() for s in ((rank, width), (height, rank))]
+        for one, other in zip(wanted, drawn_projections(key, rank, width, height), strict=True):
+            # The same to the last bit where the processor has a fused multiply-add.
+            np.testing.assert_allclose(to_numpy_f64(other), one, rtol=0, atol=2**-23 * one.max())
+
+
+@pytest.mark.parametrize("method", ["miss", "vera-drawn"])
+def test_a_width_that_is_not_in_the_file_is_asked_for(tmp_path, method):
+    trained(METHODS[method]).save_pretrained(tmp_path)
     found = read_adapter(open_path(tmp_path)).inspection
     assert [p.code for p in found.problems if p.severity == "error"] == ["ambiguous_layout"]
     assert found.verdict == "INCONCLUSIVE"
@@ -130,7 +171,6 @@ def test_a_width_that_is_not_in_the_file_is_asked_for(tmp_path):
 
 def test_what_is_no_pair_is_refused_by_name(tmp_path):
     for name, config in {
-        "projection": VeraConfig(target_modules=["q_proj"], r=2, save_projection=False),
         "full": LoKrConfig(target_modules=["q_proj"], r=8, alpha=5, decompose_factor=4),
         "bat": MissConfig(target_modules=["q_proj"], r=4, init_weights="bat"),
     }.items():
