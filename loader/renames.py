@@ -13,7 +13,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -155,7 +155,7 @@ def _limited() -> Iterator[None]:
 
 
 def _configuration(model_type: str) -> Any:
-    kind = transformers.CONFIG_MAPPING[model_type]
+    kind: Any = transformers.CONFIG_MAPPING[model_type]
     try:
         return kind(num_hidden_layers=2)
     except Exception:  # noqa: BLE001 - not every configuration has that field
@@ -194,7 +194,7 @@ def _place(name: str, modules: set[str]) -> str:
 
 
 def _old_names(
-    model: Any, wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor],
+    model: Any, wanted: Mapping[str, torch.Tensor], state: dict[str, torch.Tensor],
     modules: set[str],
 ) -> Iterator[tuple[str, str]]:  # fmt: skip
     """``(old template, row)`` for every weight whose name transformers once changed."""
@@ -207,7 +207,8 @@ def _old_names(
         model._weight_conversions = chosen
         try:
             old = loading.revert_weight_conversion(model, dict(wanted))
-        except Exception:  # noqa: BLE001 - some operations have no inverse without values
+        except Exception as error:  # noqa: BLE001 - some operations have no inverse without values
+            print(f"  {type(model).__name__} is not taken back: {error}", file=sys.stderr)
             continue
         for name, value in old.items():
             if name in state and state[name].shape == value.shape:

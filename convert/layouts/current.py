@@ -17,9 +17,7 @@ from adaptrix.schema.report import Problem
 OLD = "transformers-4"
 
 
-def current_names(
-    named: Named, family: str, sizes: Dimensions, options: ReadOptions
-) -> Named:
+def current_names(named: Named, family: str, sizes: Dimensions, options: ReadOptions) -> Named:
     """Rename, cut and join as today's class of ``family`` has it.
 
     Args:

@@ -68,7 +68,9 @@ def input_was_a(family: str, version: str) -> bool | None:
     return stored.reads_first if number < (0, 19, 0) else stored.reads_first != stored.flagged
 
 
-def slices(pair: Factors, parameter: str, rank: int, scale: Scale, *, turned: bool) -> list[Factors]:
+def slices(
+    pair: Factors, parameter: str, rank: int, scale: Scale, *, turned: bool
+) -> list[Factors]:
     """One pair per expert of PEFT's stacked factors.
 
     ``A (E·r, x)`` is expert-major, ``B (y, r·E)`` rank-major (PEFT, ``get_delta_weight``).

@@ -163,4 +163,8 @@ def kin_of(family: str) -> str:
 def relatives(family: str) -> tuple[str, ...]:
     """Families whose names an adapter of ``family`` can be given, itself left out."""
     kin = kin_of(family)
-    return tuple(sorted(name for name, form in FORMS.items() if kin == form.kin != "" != name and name != family))
+    return tuple(
+        sorted(
+            name for name, form in FORMS.items() if kin == form.kin != "" != name and name != family
+        )
+    )

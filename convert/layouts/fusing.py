@@ -64,9 +64,7 @@ def _as_slice(rows: npt.NDArray[np.intp]) -> slice | npt.NDArray[np.intp]:
     return slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
 
 
-def join(
-    path: str, parts: Mapping[str, Factors], rows: Rows, total: int, *, read: bool
-) -> Joined:
+def join(path: str, parts: Mapping[str, Factors], rows: Rows, total: int, *, read: bool) -> Joined:
     """One pair of ``total`` rows from the parts that are there.
 
     Args:

@@ -11,6 +11,19 @@ from adaptrix.schema.canonical import Json
 _MULTI_QUERY = {"gpt_bigcode": True, "falcon": True}
 """Default of ``multi_query``: one group for all heads, whatever a group count says."""
 
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def experts_of(config: Mapping[str, Json]) -> int | None:
+    """Experts of a layer, as ``config.json`` or its ``text_config`` says."""
+    inner = config.get("text_config")
+    for source in (config, inner if isinstance(inner, Mapping) else {}):
+        for name in _EXPERTS:
+            value = source.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
 
 def heads_of(family: str, sizes: Dimensions, config: Mapping[str, Json] | None) -> Heads:
     """Heads and groups; None where they are not known.

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.architecture.detect import layer_indices
 from adaptrix.convert.architecture.dimensions import Dimensions
 from adaptrix.convert.architecture.known_bases import KNOWN_BASES, known_base
@@ -53,6 +54,8 @@ def canonical_names(draft: Draft, family: str, sizes: Dimensions, options: ReadO
     if draft.layout == "gguf":
         return unchanged
     if family != "phi" and options.phi_layout is None:
+        known = named_base(options, draft.base_name)
+        sizes = known.sizes if sizes.heads is None else sizes
         return current_names(unchanged, family, sizes, options)
     paths = [f.path for f in draft.factors] + [_module_of(r) for r in draft.replacements]
     sizes = _phi_sizes(draft, sizes)

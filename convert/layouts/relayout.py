@@ -65,16 +65,16 @@ def relayout(
             continue
         for part, one in _parts(old, pair, heads, moved):
             holder = None if apart else new.holder(part)
-            path = _path(old, new, part, one, apart=apart)
-            if path is None:
+            to = _path(old, new, part, one, apart=apart)
+            if to is None:
                 moved.factors.append(one)
-            elif holder is None:
-                moved.factors.append(replace(one, path=path))
-                moved.renamed.append((pair.path, path))
+                continue
+            moved.renamed.append((pair.path, to))
+            if holder is None:
+                moved.factors.append(replace(one, path=to))
             else:
-                fused = gathered.setdefault(path, (*holder, {}))[2]
+                fused = gathered.setdefault(to, (*holder, {}))[2]
                 fused[part] = one
-                moved.renamed.append((pair.path, path))
     for path, (_, fused_as, parts) in gathered.items():
         _join(path, fused_as, parts, heads, moved, read=read)
     moved.replacements = [_replacement(old, new, item, moved) for item in replacements]
@@ -123,9 +123,7 @@ def _part(form: Form, path: str) -> tuple[str, str] | None:
     return None if part is None else (block, part)
 
 
-def _parts(
-    form: Form, pair: Factors, heads: Heads, moved: Moved
-) -> list[tuple[str, Factors]]:
+def _parts(form: Form, pair: Factors, heads: Heads, moved: Moved) -> list[tuple[str, Factors]]:
     """The pair by parts; itself under ``""`` when the form does not speak of it."""
     found = _part(form, pair.path)
     if found is None:
@@ -141,7 +139,7 @@ def _parts(
             Problem.of("ambiguous_layout", message, where=pair.path, hint=_NO_HEADS)
         )
         return [("", pair)]
-    pieces = cut(pair, rows, {p: pair.path for p in fused.parts})
+    pieces = cut(pair, rows, dict.fromkeys(fused.parts, pair.path))
     return list(zip(fused.parts, pieces, strict=True))
 
 

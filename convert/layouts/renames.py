@@ -89,6 +89,16 @@ def is_raw_weight(family: str, path: str) -> bool:
     return slots(path)[0] in _data()["raw"].get(family, ())
 
 
+@lru_cache(maxsize=64)
+def has_experts(family: str) -> bool:
+    """Whether modules of single experts became slices of stacked parameters."""
+    return any(
+        to.endswith(".{}") and not old.endswith("}")
+        for old, move in moves(family).items()
+        for to in move.to
+    )
+
+
 @lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
     text = files("adaptrix.convert.layouts").joinpath("renames.json").read_text("utf-8")

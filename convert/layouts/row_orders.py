@@ -49,7 +49,9 @@ def part_rows(order: str, parts: Sequence[str], total: int, heads: Heads) -> Row
     return _ORDERS[order](tuple(parts), total, heads)
 
 
-def total_rows(order: str, parts: Sequence[str], known: Mapping[str, int], heads: Heads) -> int | None:
+def total_rows(
+    order: str, parts: Sequence[str], known: Mapping[str, int], heads: Heads
+) -> int | None:
     """Rows of the fused weight of which some parts' rows are known; None when they do not tell.
 
     Parts of attention are ``q`` and two of the size of ``k``; all others are of one size.

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from adaptrix.convert.arrays import from_array
-from adaptrix.convert.layouts.renames import is_raw_weight
+from adaptrix.convert.layouts.renames import has_experts, is_raw_weight
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
 from adaptrix.convert.writers.peft_experts import CONVENTION, Stacks, check_plain, stacks
@@ -150,8 +150,22 @@ def _parameters(adapter: Adapter) -> dict[str, str]:
     return {
         m.path: m.path if m.kind is ModuleKind.PARAMETER else f"{m.path}.weight"
         for m in adapter.modules
-        if m.kind is ModuleKind.PARAMETER or is_raw_weight(adapter.family, m.path)
+        if m.kind is ModuleKind.PARAMETER
+        or is_raw_weight(adapter.family, m.path)
+        or _is_caught(adapter.family, m.path)
     }
+
+
+_OLD_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+
+
+def _is_caught(family: str, path: str) -> bool:
+    """Whether PEFT would take a target for one of its family's former experts.
+
+    Since 0.19 it maps every target that ends so to the stacked parameters, shared experts
+    and dense layers too (``_convert_peft_config_moe``); as a parameter it is left alone.
+    """
+    return path.rpartition(".")[2] in _OLD_EXPERTS and has_experts(family)
 
 
 def _without(adapter: Adapter, parameters: Mapping[str, str]) -> Adapter:

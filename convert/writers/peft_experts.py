@@ -124,7 +124,7 @@ def _named(pairs: Mapping[str, tuple[LazyTensor, LazyTensor]]) -> dict[str, Lazy
     for parameter in pairs:
         container, _, name = parameter.rpartition(".")
         containers.setdefault(container, []).append(name)
-    tensors = {}
+    tensors: dict[str, LazyTensor] = {}
     for container, names in containers.items():
         order = ordered(names) if len(names) > 1 else names
         if order is None:
