@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from adaptrix.compose.planning import ModulePlan, PairRow
 from adaptrix.registry.diffing import DiffReport
 from adaptrix.registry.doctor import DoctorReport
+from adaptrix.registry.exporting import LayoutReport
 from adaptrix.registry.pushing import PushReport
 from adaptrix.registry.remote_pulling import PullAllReport
 from adaptrix.registry.remotes import RemoteRow
@@ -285,6 +286,7 @@ def documents() -> dict[str, Any]:
         "du": Usage,
         "error": ErrorDocument,
         "export": ConvertReport,
+        "export-layout": LayoutReport,
         "fsck": FsckReport,
         "gc": GcReport,
         "init": InitDocument,

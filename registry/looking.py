@@ -79,7 +79,7 @@ def _adapter(home: Home, digest: Digest, reference: str, *, family: str) -> Adap
 
 def ls(home: Home, pattern: str | None, *, limit: int = 0, after: str = "") -> tuple[Row, ...]:
     """See :meth:`Registry.ls`."""
-    return rows_of(home.index.adapters(pattern, limit=limit, after=after))
+    return rows_of(home.adapters(pattern, limit=limit, after=after))
 
 
 def rows_of(listings: Iterable[Listing]) -> tuple[Row, ...]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
 
 MAX_CONFIG_BYTES = 4 << 20
+MAX_SAME = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +209,28 @@ def ingest(
     report = report_of(
         f"{name}:{tag}", stored.digest, stored.manifest, stored.status, opened.label, fetched_bytes
     )
-    return replace(report, problems=reading.inspection.problems)
+    return replace(
+        report,
+        problems=reading.inspection.problems,
+        same_as=_same_adapter(home, stored.digest, stored.manifest.record),
+    )
+
+
+def _same_adapter(home: Home, digest: Digest, record: AdapterRecord) -> tuple[str, ...]:
+    """Names of other versions with these tensors, scales and base family."""
+    found: list[str] = []
+    for version in home.find_by_tensors(record.tensors_digest):
+        if version.digest == digest or len(found) >= MAX_SAME:
+            continue
+        other = home.manifest(version.digest).record
+        if _content(other) == _content(record):
+            found += [str(row) for row in home.index.named(version.digest)]
+    return tuple(found)
+
+
+def _content(record: AdapterRecord) -> object:
+    scales = tuple((module.path, module.scale) for module in record.modules)
+    return record.tensors_digest, record.family, record.method, scales
 
 
 def names_of(request: PullRequest) -> tuple[str, str]:

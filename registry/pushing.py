@@ -74,7 +74,17 @@ def push(
     home: Home, settings: Settings, request: PushRequest, progress: Progress | None
 ) -> PushReport:
     """See :meth:`Registry.push`."""
-    place = _place(settings, request)
+    return push_to(home, settings, request, _place(settings, request), progress)
+
+
+def push_to(
+    home: Home,
+    settings: Settings,
+    request: PushRequest,
+    place: Place,
+    progress: Progress | None,
+) -> PushReport:
+    """Push to a place that is known."""
     reference, digest = resolve(home, request.reference)
     with home.lease():
         if place.location.kind is RemoteKind.HUB:

@@ -23,6 +23,8 @@ class PullReport:
         changed: Whether anything changed; False when it was all there already.
         status: ``new``, ``unchanged``, ``updated`` or ``planned``.
         problems: Everything the user should know.
+        same_as: Names of other versions that hold the same adapter: the same tensors and
+            scales, whatever format, order or sharding they came in.
         ancestors_missing: Versions that it descends from and that the remote does not have.
     """
 
@@ -42,6 +44,7 @@ class PullReport:
     fidelity: Fidelity
     verdict: Verdict
     problems: tuple[Problem, ...] = ()
+    same_as: tuple[str, ...] = ()
     ancestors_missing: int = 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptrix.hub.credentials import Credential
@@ -12,6 +13,7 @@ from adaptrix.store.home import Home
 
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
+    from adaptrix.registry.exporting import LayoutReport
     from adaptrix.registry.pushing import PushReport
     from adaptrix.registry.remote_pulling import PullAllReport
 
@@ -49,6 +51,22 @@ class Sharing(ABC):
         return pull_all(
             self.home, self.settings, remote, dry_run=dry_run, force=force, progress=progress
         )
+
+    def export_layout(
+        self, reference: str = "", output: Path | None = None, *, dry_run: bool = False
+    ) -> LayoutReport:
+        """Copy a version with its ancestors to an OCI image layout.
+
+        Without arguments: list every name in this home's own ``index.json``, which leaves
+        them out by itself when there are very many.
+
+        Raises:
+            NotFound: no such version.
+            UsageError: only one of the two was given, or ``output`` holds something else.
+        """
+        from adaptrix.registry.exporting import export_layout  # noqa: PLC0415
+
+        return export_layout(self.home, self.settings, reference, output, dry_run=dry_run)
 
     def push(
         self,

@@ -22,9 +22,10 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from sqlmodel import Session, SQLModel
 
 from adaptrix.schema.errors import AccessDenied, AdaptrixError, StoreError
+from adaptrix.store.entries import INDEX_VERSION
 from adaptrix.store.faults import DiskFull, StoreBusy, StoreReadOnly, free_bytes
 from adaptrix.store.finder import CREATE_SEARCH
-from adaptrix.store.tables import SCHEMA_VERSION, TABLES
+from adaptrix.store.tables import TABLES
 
 BUSY_TIMEOUT_MS = 30_000
 _LITTLE_ROOM_BYTES = 128 << 10
@@ -160,15 +161,15 @@ class Database:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             # The pragma alone does not look beyond the first page.
             connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
-            if version == SCHEMA_VERSION:
+            if version == INDEX_VERSION:
                 for table in TABLES:
                     connection.exec_driver_sql(f'SELECT * FROM "{table.__tablename__}" LIMIT 1')  # noqa: S608
         return int(version)
 
     def _check_version(self) -> None:
         version = self._version()
-        if version != SCHEMA_VERSION:
-            reason = f"index schema {version}, expected {SCHEMA_VERSION}"
+        if version != INDEX_VERSION:
+            reason = f"index schema {version}, expected {INDEX_VERSION}"
             raise CorruptIndex(self.path, reason)
 
     def _create(self, fill: Callable[[Session], None]) -> None:
@@ -181,7 +182,7 @@ class Database:
             connection.exec_driver_sql(CREATE_SEARCH)
             fill(session)
             session.flush()
-            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.exec_driver_sql(f"PRAGMA user_version = {INDEX_VERSION}")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -7,6 +7,9 @@ from datetime import datetime
 
 from adaptrix.schema.digest import Digest
 
+INDEX_VERSION = 2
+"""``PRAGMA user_version``: an index of another version is rebuilt from the blobs."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionEntry:

@@ -33,11 +33,12 @@ from adaptrix.schema.errors import (
 )
 from adaptrix.schema.manifest import Manifest
 from adaptrix.store.disk import DiskStore
-from adaptrix.store.entries import LineageEdge, VersionEntry
+from adaptrix.store.entries import LineageEdge, Listing, VersionEntry
 from adaptrix.store.faults import StoreReadOnly, translated
 from adaptrix.store.fsck import FsckReport, Progress, check
 from adaptrix.store.gc import GRACE_S, REFLOG_S, GcReport, collect
 from adaptrix.store.layout import ensure_layout
+from adaptrix.store.listing import page
 from adaptrix.store.locks import locked
 from adaptrix.store.rebuild import ReindexReport, fill, read_version, scan
 from adaptrix.store.references import Clock, References
@@ -128,6 +129,16 @@ class Home:
             if not self.read_only:
                 self.references.settle()
         return self._opened
+
+    def adapters(
+        self, pattern: str | None = None, *, limit: int = 0, after: str = ""
+    ) -> tuple[Listing, ...]:
+        """Names with their versions, sorted; see :meth:`Index.adapters`."""
+        if self._opened is None:
+            found = page(self.path / INDEX_FILE, pattern, limit=limit, after=after)
+            if found is not None:
+                return found
+        return self.index.adapters(pattern, limit=limit, after=after)
 
     def lease(self, *, timeout_s: float = 60.0) -> AbstractContextManager[None]:
         """Hold off ``gc`` for the block: for what takes long between blobs and name.
@@ -329,7 +340,7 @@ class Home:
         return Database.open(path, self._fill)
 
     def _fill(self, session: Session) -> None:
-        from adaptrix.store.index import IndexTransaction  # noqa: PLC0415 - see index
+        from adaptrix.store.transaction import IndexTransaction  # noqa: PLC0415 - see index
 
         report = fill(IndexTransaction(session), scan(self.blobs))
         if report.versions or report.moves:

@@ -8,15 +8,13 @@ of ``store.entries``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import ColumnElement, and_, delete, or_
+from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import Session, col, select
 
-from adaptrix.schema.descriptor import Descriptor
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.manifest import Manifest
 from adaptrix.store.database import Database
 from adaptrix.store.entries import (
     LineageEdge,
@@ -26,20 +24,16 @@ from adaptrix.store.entries import (
     StoredBlob,
     VersionEntry,
 )
-from adaptrix.store.finder import clear_text, drop_text, find, put_text
+from adaptrix.store.finder import find
 from adaptrix.store.query import SearchQuery
 from adaptrix.store.rows import (
-    blob_rows,
     edge_of,
     entry_of,
     move_of,
-    parent_rows,
     reference_of,
     source_key,
-    version_row,
 )
 from adaptrix.store.tables import (
-    TABLES,
     BlobTable,
     ParentTable,
     ReferenceTable,
@@ -47,9 +41,14 @@ from adaptrix.store.tables import (
     SignatureTable,
     VersionTable,
 )
-
-Listed = tuple[list[ReferenceRow], dict[Digest, int], Digest | None]
-"""All names, the size of each manifest that they point to, the latest move's record."""
+from adaptrix.store.transaction import (
+    IndexTransaction,
+    Listed,
+    last_move,
+    manifest_sizes,
+    references,
+    target,
+)
 
 
 class Index:
@@ -132,6 +131,12 @@ class Index:
             rows = session.exec(select(SignatureTable))
             return {Digest.parse(row.digest): json.loads(row.energies) for row in rows}
 
+    def file_bytes(self) -> int:
+        """Bytes of all files that versions hold, each counted once."""
+        query = select(BlobTable.digest, BlobTable.size_bytes).where(col(BlobTable.position) > 0)
+        with self.database.reading() as session:
+            return sum(size for _, size in session.exec(query.distinct()))
+
     def parents(self, digest: Digest) -> tuple[LineageEdge, ...]:
         """Edges to the parents, in the manifest's order."""
         return self._edges(col(ParentTable.child) == str(digest))
@@ -162,12 +167,12 @@ class Index:
     def reference(self, name: str, tag: str) -> Digest | None:
         """Where a name points."""
         with self.database.reading() as session:
-            return _target(session, name, tag)
+            return target(session, name, tag)
 
     def references(self) -> list[ReferenceRow]:
         """All names, sorted."""
         with self.database.reading() as session:
-            return _references(session)
+            return references(session)
 
     def named(self, digest: Digest) -> tuple[ReferenceRow, ...]:
         """Names that point to a version, sorted."""
@@ -187,19 +192,19 @@ class Index:
     def moves(self) -> list[tuple[ReferenceRow | None, str, str, ReflogEntry]]:
         """Every move as (current reference or None, name, tag, entry), oldest first."""
         with self.database.reading() as session:
-            current = {(row.name, row.tag): row for row in _references(session)}
+            current = {(row.name, row.tag): row for row in references(session)}
             rows = session.exec(select(ReflogTable).order_by(col(ReflogTable.sequence)))
             return [(current.get((r.name, r.tag)), r.name, r.tag, move_of(r)) for r in rows]
 
     def listing(self) -> Listed:
         """All names, sizes of their manifests, and the latest move, at one moment."""
         with self.database.reading() as session:
-            return _references(session), _manifest_sizes(session), _last_move(session)
+            return references(session), manifest_sizes(session), last_move(session)
 
     def last_move(self) -> Digest | None:
         """Record of the latest move of any name."""
         with self.database.reading() as session:
-            return _last_move(session)
+            return last_move(session)
 
     @contextmanager
     def writing(self) -> Iterator[IndexTransaction]:
@@ -253,147 +258,10 @@ class Index:
             )
 
 
-class IndexTransaction:
-    """Write access for one transaction."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def add(
-        self, manifest: Manifest, *, digest: Digest, manifest_bytes: int, config: Descriptor
-    ) -> bool:
-        """Add a version; False when it is known already.
-
-        Args:
-            manifest: The version.
-            digest: Digest of the manifest as it is stored.
-            manifest_bytes: Its size as it is stored.
-            config: Its config as it is stored.
-        """
-        known = select(VersionTable.digest).where(col(VersionTable.digest) == str(digest))
-        if self._session.exec(known).first() is not None:
-            return False
-        self._session.add(version_row(manifest, digest, manifest_bytes))
-        self._session.add_all(blob_rows(manifest, digest, config))
-        self._session.add_all(parent_rows(manifest, digest))
-        self._session.flush()
-        return True
-
-    def forget(self, digest: Digest) -> None:
-        """Remove a version; its blobs stay for ``gc``."""
-        text = str(digest)
-        for where in (
-            delete(VersionTable).where(col(VersionTable.digest) == text),
-            delete(BlobTable).where(col(BlobTable.version) == text),
-            delete(ParentTable).where(col(ParentTable.child) == text),
-            delete(SignatureTable).where(col(SignatureTable.digest) == text),
-        ):
-            self._session.exec(where)
-
-    def knows(self, digest: Digest) -> bool:
-        """Whether the version is in the index."""
-        query = select(VersionTable.sequence).where(col(VersionTable.digest) == str(digest))
-        return self._session.exec(query).first() is not None
-
-    def reference(self, name: str, tag: str) -> Digest | None:
-        """Where a name points."""
-        return _target(self._session, name, tag)
-
-    def listing(self) -> Listed:
-        """All names, sizes of their manifests, and the latest move."""
-        session = self._session
-        return _references(session), _manifest_sizes(session), _last_move(session)
-
-    def has_more_names_than(self, count: int) -> bool:
-        """Whether there are more than ``count`` names, without looking at the others."""
-        query = select(ReferenceTable.name).offset(count).limit(1)
-        return self._session.exec(query).first() is not None
-
-    def last_record(self, name: str, tag: str) -> Digest | None:
-        """Record of the latest move of a name, also of one that was removed."""
-        rows = _reflog(self._session, name, tag, limit=1)
-        return Digest.parse(rows[0].record) if rows else None
-
-    def move(self, name: str, tag: str, entry: ReflogEntry) -> None:
-        """Move a name and write the reflog."""
-        self.log(name, tag, entry)
-        row = self._session.get(ReferenceTable, (name, tag))
-        if entry.new is None:
-            drop_text(self._session, name, tag)
-            if row is not None:
-                self._session.delete(row)
-        elif row is None:
-            self._session.add(ReferenceTable(name=name, tag=tag, digest=str(entry.new)))
-        else:
-            row.digest = str(entry.new)
-            self._session.add(row)
-        self._session.flush()
-        if entry.new is not None:
-            put_text(self._session, name, tag)
-
-    def log(self, name: str, tag: str, entry: ReflogEntry) -> None:
-        """Write the reflog only."""
-        self._session.add(
-            ReflogTable(
-                name=name,
-                tag=tag,
-                old=str(entry.old) if entry.old else None,
-                new=str(entry.new) if entry.new else None,
-                reason=entry.reason,
-                time=entry.time.isoformat(),
-                record=str(entry.record),
-            )
-        )
-
-    def forget_move(self, record: Digest) -> None:
-        """Remove one line of the reflog."""
-        self._session.exec(delete(ReflogTable).where(col(ReflogTable.record) == str(record)))
-
-    def clear(self) -> None:
-        """Remove everything, to fill it again in the same transaction."""
-        for table in TABLES:
-            self._session.exec(delete(table))
-        clear_text(self._session)
-
-    def sign(self, digest: Digest, energies: Mapping[str, float]) -> None:
-        """Keep the energies of a version's modules."""
-        row = SignatureTable(digest=str(digest), energies=json.dumps(dict(energies)))
-        self._session.merge(row)
-        self._session.flush()
-
-
-def _target(session: Session, name: str, tag: str) -> Digest | None:
-    row = session.get(ReferenceTable, (name, tag))
-    return Digest.parse(row.digest) if row is not None else None
-
-
-def _references(session: Session) -> list[ReferenceRow]:
-    query = select(ReferenceTable).order_by(col(ReferenceTable.name), col(ReferenceTable.tag))
-    return [reference_of(row) for row in session.exec(query)]
-
-
-def _manifest_sizes(session: Session) -> dict[Digest, int]:
-    query = select(VersionTable.digest, VersionTable.manifest_bytes).join(
-        ReferenceTable, col(ReferenceTable.digest) == col(VersionTable.digest)
-    )
-    return {Digest.parse(digest): size for digest, size in session.exec(query)}
-
-
-def _last_move(session: Session) -> Digest | None:
-    # By time, since a rebuilt index has its rows in another order.
-    order = col(ReflogTable.time).desc(), col(ReflogTable.record).desc()
-    query = select(ReflogTable.record).order_by(*order).limit(1)
-    found = session.exec(query).first()
-    return Digest.parse(found) if found else None
-
-
-def _reflog(
-    session: Session, name: str, tag: str, *, limit: int | None = None
-) -> Sequence[ReflogTable]:
+def _reflog(session: Session, name: str, tag: str) -> Sequence[ReflogTable]:
     query = (
         select(ReflogTable)
         .where(col(ReflogTable.name) == name, col(ReflogTable.tag) == tag)
         .order_by(col(ReflogTable.sequence).desc())
-        .limit(limit)
     )
     return session.exec(query).all()

@@ -27,7 +27,7 @@ INDEX_MEDIA_TYPE = "application/vnd.oci.image.index.v1+json"
 REFERENCE_NAME = "org.opencontainers.image.ref.name"
 OMITTED = "dev.adaptrix.references-omitted"
 LAST_MOVE = "dev.adaptrix.last-move"
-MAX_LISTED_REFERENCES = 1000
+MAX_LISTED_REFERENCES = 256
 """Beyond this, rewriting the file would cost more than every move itself."""
 OMITTED_INDEX = canonical_json(
     {
@@ -59,6 +59,8 @@ def index_bytes(
     references: Sequence[ReferenceRow],
     sizes: Mapping[Digest, int],
     last_move: Digest | None = None,
+    *,
+    everything: bool = False,
 ) -> bytes:
     """``index.json`` for these names; without them, and saying so, when there are too many.
 
@@ -66,8 +68,9 @@ def index_bytes(
         references: All names, sorted.
         sizes: Size in bytes of each manifest; names without one are left out.
         last_move: Record of the latest move of any name: tells how old the file is.
+        everything: List them even when they are too many.
     """
-    if len(references) > MAX_LISTED_REFERENCES:
+    if not everything and len(references) > MAX_LISTED_REFERENCES:
         return OMITTED_INDEX
     document: dict[str, Json] = {"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPE}
     if last_move is not None:

@@ -23,7 +23,7 @@ from adaptrix.store.references import ReferenceRecord, entry_of_record
 from adaptrix.store.verifier import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
-    from adaptrix.store.index import IndexTransaction
+    from adaptrix.store.transaction import IndexTransaction
 
 Chains = Mapping[tuple[str, str], list[tuple[Digest, ReferenceRecord]]]
 

@@ -39,7 +39,8 @@ from adaptrix.store.layout import (
 from adaptrix.store.verifier import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
-    from adaptrix.store.index import Index, IndexTransaction
+    from adaptrix.store.index import Index
+    from adaptrix.store.transaction import IndexTransaction
 
 MAX_REASON = 1000
 Clock = Callable[[], datetime]
@@ -182,17 +183,21 @@ class References:
         """Moves of a name, newest first; also of one that was removed."""
         return self._index().reflog(name, tag)
 
-    def relist(self, transaction: IndexTransaction) -> None:
+    def relist(self, transaction: IndexTransaction, *, everything: bool = False) -> None:
         """Write ``index.json`` anew.
 
         Inside the transaction, so that what is written last is also what was moved last.
+
+        Args:
+            transaction: The one that moved a name.
+            everything: List all names, however many there are.
 
         Raises:
             AdaptrixError: it cannot be written.
         """
         content = OMITTED_INDEX
-        if not transaction.has_more_names_than(MAX_LISTED_REFERENCES):
-            content = index_bytes(*transaction.listing())
+        if everything or not transaction.has_more_names_than(MAX_LISTED_REFERENCES):
+            content = index_bytes(*transaction.listing(), everything=everything)
         write_index(self._root, content)
 
     def settle(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any, TypeAlias
 
 from adaptrix.schema import media_types
 from adaptrix.schema.canonical import canonical_json
@@ -13,12 +14,14 @@ from adaptrix.schema.digest import Digest
 from adaptrix.schema.manifest import Manifest
 from adaptrix.store.entries import LineageEdge, ReferenceRow, ReflogEntry, VersionEntry
 from adaptrix.store.tables import (
-    BlobTable,
     ParentTable,
     ReferenceTable,
     ReflogTable,
     VersionTable,
 )
+
+Row: TypeAlias = "dict[str, Any]"
+"""Values by column. Inserted as they stand: objects of SQLModel would triple the time."""
 
 
 def source_key(files: Iterable[Digest]) -> str:
@@ -72,63 +75,65 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def version_row(manifest: Manifest, digest: Digest, manifest_bytes: int) -> VersionTable:
+def version_row(manifest: Manifest, digest: Digest, manifest_bytes: int) -> Row:
     """The row of a version."""
     record, conversion = manifest.record, manifest.record.conversion
-    return VersionTable(
-        digest=str(digest),
-        manifest_bytes=manifest_bytes,
-        tensors_digest=str(record.tensors_digest),
-        family=record.family,
-        method=record.method,
-        format=conversion.format if conversion else "composed",
-        layout=conversion.layout if conversion else "",
-        base=record.base.name,
-        base_revision=record.base.revision,
-        ranks=json.dumps(sorted({module.rank for module in record.modules})),
-        targets=json.dumps(sorted({module.path.rpartition(".")[2] for module in record.modules})),
-        modules=len(record.modules),
-        parameters=record.parameters,
-        size_bytes=sum(layer.size_bytes for layer in manifest.layers),
-        fidelity=conversion.fidelity.value if conversion else "",
-        verdict=conversion.verdict.value if conversion else "",
-        license=record.license,
-        domain=record.domain,
-        training_data=record.training_data,
-        description=record.description,
-        capabilities=json.dumps(record.capabilities, ensure_ascii=False),
-        source_kind=record.source.kind,
-        source_repository=record.source.repository,
-        source_commit=record.source.commit,
-        source_key=source_key(file.digest for file in record.source.files),
-    )
+    return {
+        "digest": str(digest),
+        "manifest_bytes": manifest_bytes,
+        "tensors_digest": str(record.tensors_digest),
+        "family": record.family,
+        "method": record.method,
+        "format": conversion.format if conversion else "composed",
+        "layout": conversion.layout if conversion else "",
+        "base": record.base.name,
+        "base_revision": record.base.revision,
+        "ranks": json.dumps(sorted({module.rank for module in record.modules})),
+        "targets": json.dumps(
+            sorted({module.path.rpartition(".")[2] for module in record.modules})
+        ),
+        "modules": len(record.modules),
+        "parameters": record.parameters,
+        "size_bytes": sum(layer.size_bytes for layer in manifest.layers),
+        "fidelity": conversion.fidelity.value if conversion else "",
+        "verdict": conversion.verdict.value if conversion else "",
+        "license": record.license,
+        "domain": record.domain,
+        "training_data": record.training_data,
+        "description": record.description,
+        "capabilities": json.dumps(record.capabilities, ensure_ascii=False),
+        "source_kind": record.source.kind,
+        "source_repository": record.source.repository,
+        "source_commit": record.source.commit,
+        "source_key": source_key(file.digest for file in record.source.files),
+    }
 
 
-def blob_rows(manifest: Manifest, digest: Digest, config: Descriptor) -> list[BlobTable]:
+def blob_rows(manifest: Manifest, digest: Digest, config: Descriptor) -> list[Row]:
     """The rows of the blobs that a version needs; ``config`` as its manifest names it."""
     needed = (config, *manifest.layers)
     return [
-        BlobTable(
-            version=str(digest),
-            position=position,
-            digest=str(blob.digest),
-            size_bytes=blob.size_bytes,
-            path=blob.annotations.get(media_types.FILEPATH, ""),
-        )
+        {
+            "version": str(digest),
+            "position": position,
+            "digest": str(blob.digest),
+            "size_bytes": blob.size_bytes,
+            "path": blob.annotations.get(media_types.FILEPATH, ""),
+        }
         for position, blob in enumerate(needed)
     ]
 
 
-def parent_rows(manifest: Manifest, digest: Digest) -> list[ParentTable]:
+def parent_rows(manifest: Manifest, digest: Digest) -> list[Row]:
     """The rows of a version's lineage."""
     return [
-        ParentTable(
-            child=str(digest),
-            position=position,
-            parent=str(parent.digest),
-            role=parent.role,
-            weight=parent.weight,
-            name=parent.name,
-        )
+        {
+            "child": str(digest),
+            "position": position,
+            "parent": str(parent.digest),
+            "role": parent.role,
+            "weight": parent.weight,
+            "name": parent.name,
+        }
         for position, parent in enumerate(manifest.record.parents)
     ]

@@ -7,9 +7,6 @@ from typing import ClassVar
 from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION = 2
-"""``PRAGMA user_version``: an index of another version is rebuilt from the blobs."""
-
 
 class VersionTable(SQLModel, table=True):
     """One row per manifest."""

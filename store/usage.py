@@ -23,6 +23,8 @@ class Usage:
         blobs: Number of blobs.
         blob_bytes: What they take.
         version_bytes: What the files of all versions would take, each stored by itself.
+        file_bytes: What they take, each stored once.
+        ratio: ``version_bytes / file_bytes``: 2 means that every file is held twice on average.
         index_bytes: The SQLite file and its side files.
         temporary_bytes: Attempts in ``tmp/``.
         quarantine_bytes: Damaged blobs that were moved aside.
@@ -33,14 +35,11 @@ class Usage:
     blobs: int
     blob_bytes: int
     version_bytes: int
+    file_bytes: int
+    ratio: float
     index_bytes: int
     temporary_bytes: int
     quarantine_bytes: int
-
-    @property
-    def saved_bytes(self) -> int:
-        """What storing every file once saves."""
-        return max(0, self.version_bytes - self.blob_bytes)
 
 
 def measure(home: Home) -> Usage:
@@ -51,12 +50,16 @@ def measure(home: Home) -> Usage:
     """
     versions = home.versions()
     digests = list(home.blobs.digests())
+    version_bytes = sum(version.size_bytes for version in versions)
+    file_bytes = home.index.file_bytes()
     return Usage(
         versions=len(versions),
         references=len(home.references.all()),
         blobs=len(digests),
         blob_bytes=sum(map(home.blobs.size, digests)),
-        version_bytes=sum(version.size_bytes for version in versions),
+        version_bytes=version_bytes,
+        file_bytes=file_bytes,
+        ratio=version_bytes / file_bytes if file_bytes else 1.0,
         index_bytes=_sizes(home.path.glob("adaptrix.sqlite3*")),
         temporary_bytes=_sizes(home.blobs.temporary.glob("*")),
         quarantine_bytes=_sizes((home.path / "quarantine").glob("*")),

@@ -79,6 +79,8 @@ def pull(
     fields = {name: getattr(report, name) for name in report.__slots__}
     out.document(fields, lines=[pull_line(report)], ids=[str(report.digest or report.reference)])
     out.problems(report.problems)
+    if report.same_as:
+        out.note(f"note: the same adapter is here as {', '.join(report.same_as)}")
     if not dry_run:
         out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
     raise typer.Exit(report.verdict.exit_status)

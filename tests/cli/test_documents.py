@@ -106,6 +106,8 @@ def test_every_command_has_a_published_schema():
         ("rm", ["rm", "code", "--dry-run"]),
         ("gc", ["gc", "--dry-run"]),
         ("du", ["du"]),
+        ("export-layout", ["export", "--oci-layout"]),
+        ("export-layout", ["export", "math", "--oci-layout", "-o", "never", "--dry-run"]),
         ("stats", ["stats"]),
         ("verify", ["verify", "math"]),
         ("fsck", ["fsck"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,29 @@ def test_composition_is_exact_and_recorded(home):
         registry.reindex()
         assert registry.open("mix").digest == report.digest
         json.dumps(report.recipe)
+
+
+def test_the_same_adapter_in_another_format_is_recognised(home, tmp_path):
+    with Registry(home) as registry:
+        first = registry.pull(str(SAMPLES / "math"), name="math")
+        registry.convert("math", to="mlx", output=tmp_path / "mlx")
+        again = registry.pull(str(tmp_path / "mlx"), name="again")
+        assert first.same_as == ()
+        assert again.format == "mlx"
+        assert again.same_as == ("math:latest",)
+        assert again.tensors_digest == first.tensors_digest
+        # Its files are the same bytes, so they are stored once.
+        usage = registry.du()
+        assert usage.ratio == pytest.approx(usage.version_bytes / usage.file_bytes)
+        assert usage.ratio > 1.9
+
+
+def test_the_same_tensors_with_another_scale_are_another_adapter(home, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(SAMPLES / "math", copy)
+    config = json.loads((copy / "adapter_config.json").read_text())
+    config["lora_alpha"] = 2 * config["lora_alpha"]
+    (copy / "adapter_config.json").write_text(json.dumps(config))
+    with Registry(home) as registry:
+        registry.pull(str(SAMPLES / "math"), name="math")
+        assert registry.pull(str(copy), name="louder").same_as == ()

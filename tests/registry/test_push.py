@@ -419,6 +419,40 @@ def test_offline_says_so_before_anything_travels(user, registry_server, monkeypa
     assert registry_server.requests == []
 
 
+def test_a_version_is_exported_as_an_oci_layout(user, tmp_path):
+    alice, out = stocked(user("alice")), tmp_path / "layout"
+    planned = alice.export_layout("mix", out, dry_run=True)
+    assert planned.written_bytes > 0
+    assert not (out / "index.json").exists()
+    report = alice.export_layout("mix", out)
+    assert (report.versions, report.written_bytes) == (3, planned.written_bytes)
+    assert json.loads((out / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+    bob = user("bob")
+    bob.add_remote("disk", str(out))
+    assert bob.pull("disk/mix").digest == alice.digest("mix")
+    assert alice.export_layout("mix", out).written_bytes == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError):
+        alice.export_layout("mix", tmp_path / "other")
+    with pytest.raises(UsageError):
+        alice.export_layout("mix")
+
+
+def test_every_name_is_listed_on_demand(user, monkeypatch):
+    monkeypatch.setattr("adaptrix.store.references.MAX_LISTED_REFERENCES", 2)
+    monkeypatch.setattr("adaptrix.store.layout.MAX_LISTED_REFERENCES", 2)
+    alice = stocked(user("alice"))
+    index = alice.settings.home / "index.json"
+    assert json.loads(index.read_text())["manifests"] == []
+    assert alice.export_layout(dry_run=True).names == 3
+    assert json.loads(index.read_text())["manifests"] == []
+    assert alice.export_layout().names == 3
+    names = {m["annotations"]["org.opencontainers.image.ref.name"]
+             for m in json.loads(index.read_text())["manifests"]}  # fmt: skip
+    assert names == {"math:latest", "code:latest", "mix:latest"}
+
+
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="no skopeo here")
 @pytest.mark.skipif(registries.DOCKER_REGISTRY is None, reason="no docker-registry here")
 def test_skopeo_copies_between_registries_and_back_unchanged(user, tmp_path):

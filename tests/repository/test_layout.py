@@ -27,9 +27,10 @@ def test_every_room_has_its_link():
     assert links == set(ROOMS)
 
 
-def run(*arguments, env=None):
+def run(*arguments, env=None, heavy="torch"):
     code = "import sys; from adaptrix.cli.main import run; status = run(sys.argv[1:]); "
-    code += "print('TORCH' if {'torch', 'transformers'} & set(sys.modules) else 'LIGHT', status)"
+    code += "print('TORCH' if {%r, 'transformers'} & set(sys.modules) else 'LIGHT', status)"
+    code = code % heavy
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         check=False,
@@ -48,6 +49,8 @@ def test_pulling_a_file_needs_no_torch(tmp_path):
     source = str(ROOT / "samples" / "adapters" / "math")
     home = {"ADAPTRIX_HOME": str(tmp_path / "home")}
     assert run("pull", source, "--as", "math", env=home) == "LIGHT 0"
+    # Listing is asked so often that it goes without the SQL toolkit, too.
+    assert run("ls", env=home, heavy="sqlalchemy") == "LIGHT 0"
 
 
 def test_version_is_said_once_and_the_same():

@@ -280,6 +280,12 @@ def test_usage(home):
         layer.size_bytes for digest in (first, second) for layer in home.manifest(digest).layers
     )
     assert usage.version_bytes == both
-    assert usage.saved_bytes == max(0, both - usage.blob_bytes)
+    distinct = {
+        layer.digest: layer.size_bytes
+        for digest in (first, second)
+        for layer in home.manifest(digest).layers
+    }
+    assert usage.file_bytes == sum(distinct.values()) < both
+    assert usage.ratio == both / usage.file_bytes
     assert usage.index_bytes > 0
     assert make_manifest(home.blobs, 1).digest == first
