@@ -210,7 +210,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             format=report.name,
             layout=named.layout,
             method=draft.method,
-            task_type=named.task_type or "CAUSAL_LM",
+            task_type=named.task_type or _task(draft, report.name),
             needs_base=draft.needs_base,
             extra=named.extra | _counts(family, options.base_config),
         )
@@ -225,6 +225,11 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
         adapter=adapter,
     )
     return Reading(inspection=inspection, adapter=adapter)
+
+
+def _task(draft: Draft, format_name: str) -> str:
+    """PEFT's files may name none, for a model of any kind; other formats are of decoders."""
+    return "" if format_name == "peft" and not draft.task_type else "CAUSAL_LM"
 
 
 def _counts(family: str, config: Mapping[str, Json] | None) -> dict[str, Json]:

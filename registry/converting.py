@@ -28,6 +28,7 @@ def convert(
     *,
     to: str,
     output: Path,
+    layout: str | None = None,
     dry_run: bool,
 ) -> ConvertReport:
     """See :meth:`Registry.convert`.
@@ -50,13 +51,14 @@ def _convert(
     *,
     to: str,
     output: Path,
+    layout: str | None = None,
     dry_run: bool,
 ) -> ConvertReport:
     reading, _ = read_source(existing_home, settings, request)
     note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
-    written = write_adapter(reading.adapter, to)
+    written = write_adapter(reading.adapter, to, layout=layout)
     single = len(written.files) == 1 and bool(output.suffix) and not output.is_dir()
     if not dry_run:
         with _reported(output):

@@ -9,7 +9,7 @@ from adaptrix.convert.architecture.dimensions import Dimensions
 from adaptrix.convert.layouts.heads import heads_of
 from adaptrix.convert.layouts.moving import Moved, has_old_names, modernise
 from adaptrix.convert.layouts.named import Named
-from adaptrix.convert.layouts.relayout import exchangeable, relayout, source_form
+from adaptrix.convert.layouts.relayout import relayout, source_form
 from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.report import Problem
@@ -48,7 +48,7 @@ def family_of_names(detected: str, stated: str, paths: Sequence[str]) -> str:
     """
     if not stated or stated == detected:
         return detected
-    if has_old_names(stated, paths) or exchangeable(detected, stated):
+    if has_old_names(stated, paths) or source_form(stated, paths) is not None:
         return stated
     return detected
 

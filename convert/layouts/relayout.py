@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from adaptrix.convert.draft import Factors
-from adaptrix.convert.layouts.forms import FORMS, Form, Fused, kin_of, relatives
+from adaptrix.convert.layouts.forms import FORMS, Form, Fused, relatives
 from adaptrix.convert.layouts.fusing import CannotJoin, cut, join
 from adaptrix.convert.layouts.moving import Moved
 from adaptrix.convert.layouts.row_orders import Heads, part_rows, total_rows
@@ -119,8 +119,8 @@ def _part(form: Form, path: str) -> tuple[str, str] | None:
     block, tail = place
     if tail in form.fused:
         return block, tail
-    part = form.tails().get(tail)
-    return None if part is None else (block, part)
+    named = form.tails().get(tail)
+    return None if named is None else (block, named)
 
 
 def _parts(form: Form, pair: Factors, heads: Heads, moved: Moved) -> list[tuple[str, Factors]]:
@@ -208,8 +208,3 @@ def _replacement(old: Form, new: Form, item: Replacement, moved: Moved) -> Repla
     if place is not None and old is not new:
         moved.stop(item.parameter, "an absolute tensor inside of a block has no other form")
     return item
-
-
-def exchangeable(one: str, two: str) -> bool:
-    """Whether adapters of the two families are the same network under other names."""
-    return kin_of(one) == kin_of(two) != "" and FORMS[one] is not FORMS[two]

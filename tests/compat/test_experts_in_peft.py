@@ -183,9 +183,9 @@ def dense(kind, tensors, scale, leaves):
     found = {}
     for layer in range(2):
         new = f"model.layers.{layer}.mlp.experts"
-        found[f"{new}.gate_up_proj"] = np.stack([
-            np.concatenate([delta(layer, e, gate), delta(layer, e, up)]) for e in range(EXPERTS)
-        ])
+        found[f"{new}.gate_up_proj"] = np.stack(
+            [np.concatenate([delta(layer, e, gate), delta(layer, e, up)]) for e in range(EXPERTS)]
+        )
         if leaves == 3:
             found[f"{new}.down_proj"] = np.stack([delta(layer, e, down) for e in range(EXPERTS)])
     return found
@@ -214,7 +214,10 @@ PARAMETERS = {
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
 @pytest.mark.parametrize("case", PARAMETERS)
 def test_target_parameters_come_back(kind, case, tmp_path):
-    names = [n.replace("gate.weight", "router.weight") if kind == "gpt_oss" else n for n in PARAMETERS[case]]
+    names = [
+        n.replace("gate.weight", "router.weight") if kind == "gpt_oss" else n
+        for n in PARAMETERS[case]
+    ]
     patterns = {"rank_pattern": {"experts.down_proj": 2}, "alpha_pattern": {"down_proj": 7}}
     peft = trained(kind, names, **(patterns if case == "both" else {}))
     peft.save_pretrained(tmp_path / "theirs")
@@ -265,8 +268,12 @@ def turned_experts(tensors):
             other = name.replace("lora_A", "lora_B")
             b = tensors[other]
             experts, r = EXPERTS, a.shape[0] // EXPERTS
-            found[name] = b.reshape(-1, r, experts).permute(2, 1, 0).reshape(experts * r, -1).contiguous()
-            found[other] = a.reshape(experts, r, -1).permute(2, 1, 0).reshape(-1, r * experts).contiguous()
+            found[name] = (
+                b.reshape(-1, r, experts).permute(2, 1, 0).reshape(experts * r, -1).contiguous()
+            )
+            found[other] = (
+                a.reshape(experts, r, -1).permute(2, 1, 0).reshape(-1, r * experts).contiguous()
+            )
     return found
 
 

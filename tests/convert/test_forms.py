@@ -51,7 +51,8 @@ def delta(one):
 
 def same_bytes(one, two):
     return one.path == two.path and all(
-        bytes(a.load()) == bytes(b.load()) for a, b in zip(one.tensors(), two.tensors(), strict=True)
+        bytes(a.load()) == bytes(b.load())
+        for a, b in zip(one.tensors(), two.tensors(), strict=True)
     )
 
 
@@ -76,7 +77,10 @@ def test_apart_and_back_is_the_same_pair(name, tail):
     assert not back.problems
     assert same_bytes(back.factors[0], whole)
     # A copy of A that is another object, as a file has it, gives it too; unread it cannot.
-    copies = [Factors(**{f: getattr(p, f) for f in p.__slots__} | {"a": again(p.a)}) for p in apart.factors]
+    copies = [
+        Factors(**{f: getattr(p, f) for f in p.__slots__} | {"a": again(p.a)})
+        for p in apart.factors
+    ]
     assert same_bytes(relayout(copies, [], name, name, heads(name)).factors[0], whole)
     wide = relayout(copies, [], name, name, heads(name), read=False).factors[0]
     assert wide.rank == whole.rank * len(fused.parts)
@@ -84,7 +88,9 @@ def test_apart_and_back_is_the_same_pair(name, tail):
 
 
 def again(tensor):
-    return from_array(np.frombuffer(bytes(tensor.load()), "<f4").reshape(tensor.shape), DType.F32, "copy")
+    return from_array(
+        np.frombuffer(bytes(tensor.load()), "<f4").reshape(tensor.shape), DType.F32, "copy"
+    )
 
 
 @pytest.mark.parametrize(("name", "tail"), FUSED)
@@ -100,7 +106,13 @@ def test_joined_pairs_of_any_ranks(name, tail, missing):
         if i != missing
     }
     # One scale for all: alpha follows the rank.
-    pairs = {p: Factors(**{f: getattr(v, f) for f in v.__slots__} | {"scale": Scale.from_alpha(0.5 * v.rank, v.rank)}) for p, v in pairs.items()}
+    pairs = {
+        p: Factors(
+            **{f: getattr(v, f) for f in v.__slots__}
+            | {"scale": Scale.from_alpha(0.5 * v.rank, v.rank)}
+        )
+        for p, v in pairs.items()
+    }
     joined = relayout(list(pairs.values()), [], name, name, heads(name))
     assert not joined.problems, joined.problems
     assert joined.exact
@@ -136,7 +148,9 @@ def test_every_relative_and_back(name):
     """From one form to each of its kin and back: the same names, the same update."""
     form = FORMS[name]
     block = form.blocks[0].format(5)
-    pairs = [pair(block + t, rows_of(name, f), seed=i) for i, (t, f) in enumerate(form.fused.items())]
+    pairs = [
+        pair(block + t, rows_of(name, f), seed=i) for i, (t, f) in enumerate(form.fused.items())
+    ]
     sizes = {"q": HEADS * SIZE, "k": heads(name).groups * SIZE, "v": heads(name).groups * SIZE,
              "o": HIDDEN, "gate": WIDE, "up": WIDE, "down": HIDDEN}  # fmt: skip
     for i, (part, tail) in enumerate(form.parts.items()):
