@@ -91,7 +91,7 @@ def result_document(
     session: Session, chosen: Chosen, options: GenerateOptions, generation: Generation
 ) -> dict[str, Any]:
     """What ``run --json`` prints."""
-    from adaptrix.loader.generate import peak_memory_bytes  # noqa: PLC0415
+    from adaptrix.loader.memory import peak_memory_bytes  # noqa: PLC0415
 
     base = session.base
     seconds = generation.seconds

@@ -8,22 +8,24 @@ included. Nothing is read before the result's ``load`` is called. Stable.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from adaptrix.convert.numeric import np
+from adaptrix.convert.source import RESIDENT_BYTES, let_go
 from adaptrix.schema.errors import FormatError
 from adaptrix.schema.tensor import DType, LazyTensor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Bits: TypeAlias = "npt.NDArray[np.unsignedinteger[Any]]"
 Rows: TypeAlias = "slice | Sequence[int] | npt.NDArray[np.integer[Any]]"
 
-UINT: dict[int, np.dtype[np.unsignedinteger[Any]]] = {
-    1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8"),
-}  # fmt: skip
+UINT = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+"""Unsigned integers by their width, as numpy names them."""
 _NUMPY: dict[DType, str] = {
     DType.F64: "<f8", DType.F32: "<f4", DType.F16: "<f2", DType.I64: "<i8", DType.I32: "<i4",
     DType.I16: "<i2", DType.I8: "<i1", DType.U64: "<u8", DType.U32: "<u4", DType.U16: "<u2",
@@ -43,14 +45,18 @@ def bits(tensor: LazyTensor) -> Bits:
     Raises:
         FormatError: ``load`` returned another number of bytes than the shape needs.
     """
-    content = tensor.load()
+    return np.frombuffer(_loaded(tensor), dtype=UINT[tensor.dtype.itemsize]).reshape(tensor.shape)
+
+
+def _loaded(tensor: LazyTensor) -> memoryview:
+    content = memoryview(tensor.load()).cast("B")
     if len(content) != tensor.size_bytes:
         raise FormatError(
             f"{len(content)} bytes, its shape {list(tensor.shape)} needs {tensor.size_bytes}",
             where=tensor.source,
             code="truncated",
         )
-    return np.frombuffer(content, dtype=UINT[tensor.dtype.itemsize]).reshape(tensor.shape)
+    return content
 
 
 def content(array: npt.NDArray[Any]) -> memoryview:
@@ -178,29 +184,34 @@ def is_finite(tensor: LazyTensor) -> bool:
     mask = _EXPONENT.get(tensor.dtype)
     if mask is None:
         return True
-    flat = bits(tensor).reshape(-1)
-    exponent = flat.dtype.type(mask)
-    return not any(((block & exponent) == exponent).any() for block in _blocks(flat))
+    exponent = np.dtype(UINT[tensor.dtype.itemsize]).type(mask)
+    return not any(((block & exponent) == exponent).any() for block in _blocks(tensor))
 
 
 def is_zero(tensor: LazyTensor) -> bool:
     """Whether every element is +0 or -0 (or integer 0). Streams in blocks."""
-    flat = bits(tensor).reshape(-1)
     width = tensor.dtype.itemsize * 8
-    magnitude = flat.dtype.type((1 << (width - 1 if tensor.dtype in _EXPONENT else width)) - 1)
-    return not any((block & magnitude).any() for block in _blocks(flat))
+    mask = (1 << (width - 1 if tensor.dtype in _EXPONENT else width)) - 1
+    magnitude = np.dtype(UINT[tensor.dtype.itemsize]).type(mask)
+    return not any((block & magnitude).any() for block in _blocks(tensor))
 
 
-def _blocks(flat: Bits) -> list[Bits]:
-    return [flat[i : i + _BLOCK_ELEMENTS] for i in range(0, flat.size, _BLOCK_ELEMENTS)]
+def _blocks(tensor: LazyTensor) -> Iterator[Bits]:
+    content, used = _loaded(tensor), 0
+    step = _BLOCK_ELEMENTS * tensor.dtype.itemsize
+    for start in range(0, len(content), step):
+        if start - used >= RESIDENT_BYTES:
+            let_go(content)
+            used = start
+        yield np.frombuffer(content[start : start + step], dtype=UINT[tensor.dtype.itemsize])
 
 
 def _widen(tensor: LazyTensor, target: np.dtype[Any]) -> npt.NDArray[Any]:
     raw = bits(tensor)
     if tensor.dtype is DType.BF16:
         values = (raw.astype("<u4") << 16).view("<f4")
-    elif tensor.dtype in _FLOAT8:
-        values = _FLOAT8[tensor.dtype][raw]
+    elif tensor.dtype in (DType.F8_E4M3, DType.F8_E5M2):
+        values = _float8_tables()[tensor.dtype][raw]
     else:
         values = raw.view(_NUMPY[tensor.dtype])
     # A signalling NaN makes the cast warn; whether values are finite is asked elsewhere.
@@ -230,15 +241,13 @@ def _float8(exponent_bits: int, mantissa_bits: int) -> npt.NDArray[np.float32]:
     return table
 
 
+@cache
 def _float8_tables() -> dict[DType, npt.NDArray[np.float32]]:
     e4m3, e5m2 = _float8(4, 3), _float8(5, 2)
     e4m3[[0x7F, 0xFF]] = np.nan
     e5m2[[0x7C, 0xFC]] = np.inf, -np.inf
     e5m2[[0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF]] = np.nan
     return {DType.F8_E4M3: e4m3, DType.F8_E5M2: e5m2}
-
-
-_FLOAT8 = _float8_tables()
 
 
 def _matrix(tensor: LazyTensor) -> tuple[int, int]:

@@ -7,15 +7,16 @@ changes nothing. Values are computed when they are asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from adaptrix.convert.arrays import content, to_numpy_f64
+from adaptrix.convert.numeric import np
 from adaptrix.schema.tensor import DType, LazyTensor
 
-Array = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Array: TypeAlias = "npt.NDArray[np.float64]"
 
 
 def computed(

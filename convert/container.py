@@ -23,7 +23,7 @@ __all__ = ["TensorFile", "open_container"]
 _HEAD_BYTES = 512
 _LOOK_BYTES = 1 << 16
 _WEIGHT_SUFFIXES = {
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".lora",
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".lora", ".nemo",
 }  # fmt: skip
 _PICKLE_PROTOCOLS = {bytes([protocol]) for protocol in range(2, 6)}
 _OLD_GGML = {b"ggla", b"algg", b"ggml", b"lmgg", b"ggmf", b"fmgg", b"ggjt", b"tjgg"}
@@ -70,6 +70,13 @@ def _by_magic(source: ByteSource, head: bytes) -> TensorFile | None:
             where=source.name,
             code="unsafe_file",
             hint="Extract it, or save the adapter again as safetensors.",
+        )
+    if head.startswith(b"\x1f\x8b"):
+        raise FormatError(
+            "compressed with gzip",
+            where=source.name,
+            code="compressed",
+            hint="Decompress it first: gunzip, or tar -xzf.",
         )
     if head.startswith(b"GGUF"):
         return open_gguf(source)

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from adaptrix.convert.container import open_container
+from adaptrix.convert.foreign import ForeignFile, foreign_files
 from adaptrix.convert.sidecars import read_settings
 from adaptrix.convert.source import AdapterFiles, ByteSource
+from adaptrix.convert.tar_file import is_tar, tar_members
 from adaptrix.convert.tensor_file import TensorFile
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import FormatError
@@ -32,9 +34,8 @@ _PREFERRED = (
 )  # fmt: skip
 """Names that tools look for, the first one wins; the others in the folder are left aside."""
 _WEIGHT_SUFFIXES = {
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".lora",
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".lora", ".nemo",
 }  # fmt: skip
-_FOREIGN_SUFFIXES = {".h5", ".onnx_adapter", ".distcp", ".nemo", ".npy"}
 _TRAINING_STATE = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state[_0-9]*)\.(bin|pt|pth)"
 )
@@ -55,7 +56,7 @@ class Contents:
         tensors: All their tensors; with several files, names are ``file:name``.
         config: Parsed ``adapter_config.json``, or None.
         settings: Scalars of YAML files beside the weights, as ``file:dotted.name``.
-        foreign: Weight files of tools whose containers are not read here.
+        foreign: Files in containers of other tools, which are not read here.
         ignored_files: Weight files that were left aside.
         alternatives: Folders that each hold an adapter, when there is no telling which.
         missing_shards: Files that belong to the same state and are not there.
@@ -67,7 +68,7 @@ class Contents:
     tensors: Mapping[str, LazyTensor]
     config: Mapping[str, Json] | None = None
     settings: Mapping[str, Json] = field(default_factory=dict)
-    foreign: tuple[str, ...] = ()
+    foreign: tuple[ForeignFile, ...] = ()
     ignored_files: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
     missing_shards: tuple[str, ...] = ()
@@ -116,7 +117,11 @@ def gather(files: AdapterFiles) -> Contents:
         chosen = [name for name in shards if name in files.files]
     else:
         shards = ()
-    opened = [open_container(files.files[name]) for name in chosen]
+    if len(chosen) == 1 and is_tar(files.files[chosen[0]]):
+        return _unpacked(files, chosen[0])
+    foreign = foreign_files(files.files, chosen)
+    strange = {file.name for file in foreign}
+    opened = [open_container(files.files[name]) for name in chosen if name not in strange]
     found = [file for file in opened if file is not None]
     if not found and not chosen:
         found = _by_content(files, inside)
@@ -125,7 +130,7 @@ def gather(files: AdapterFiles) -> Contents:
         found,
         files.files[config] if config else None,
         settings=read_settings(files.files[name] for name in inside),
-        foreign=tuple(n for n in inside if PurePosixPath(n).suffix in _FOREIGN_SUFFIXES),
+        foreign=foreign,
         ignored=tuple(ignored),
         shards=shards,
     )
@@ -187,10 +192,21 @@ def _single(files: AdapterFiles, name: str) -> Contents:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".json":
         return _contents(files, [], source)
-    if suffix in _FOREIGN_SUFFIXES and source.size_bytes:
-        return _contents(files, [], None, foreign=(name,))
+    if source.size_bytes and (foreign := foreign_files(files.files, [name])):
+        return _contents(files, [], None, foreign=foreign)
+    if is_tar(source):
+        return _unpacked(files, name)
     opened = open_container(source)
     return _contents(files, [opened] if opened else [], None)
+
+
+def _unpacked(files: AdapterFiles, name: str) -> Contents:
+    """The content of a tar archive, in the place of the folder that it would unpack to."""
+    members = tar_members(files.files[name])
+    inner = AdapterFiles(location=files.location, files=dict(sorted(members.items())))
+    if any(is_tar(member) for member in members.values()):
+        raise FormatError("an archive inside an archive", where=name, hint="Extract it.")
+    return gather(inner)
 
 
 def _contents(
@@ -199,7 +215,7 @@ def _contents(
     config: ByteSource | None,
     *,
     settings: Mapping[str, Json] | None = None,
-    foreign: tuple[str, ...] = (),
+    foreign: tuple[ForeignFile, ...] = (),
     ignored: tuple[str, ...] = (),
     shards: tuple[str, ...] = (),
 ) -> Contents:

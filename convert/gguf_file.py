@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from adaptrix.convert.arrays import content
 from adaptrix.convert.gguf_values import Fields, encode_field
 from adaptrix.convert.limits import check_count, check_name, check_shape, check_some
+from adaptrix.convert.numeric import np
 from adaptrix.convert.source import ByteSource
 from adaptrix.convert.tensor_file import EncodedFile, TensorFile, tensor_chunks
 from adaptrix.schema.canonical import Json

@@ -6,9 +6,8 @@ import math
 import struct
 from collections.abc import Sequence
 
-import numpy as np
-
 from adaptrix.convert.limits import printable
+from adaptrix.convert.numeric import np
 from adaptrix.convert.source import ByteSource
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import FormatError

@@ -82,7 +82,12 @@ def check_some(tensors: Mapping[str, LazyTensor], where: str) -> None:
         FormatError: ``no_tensors``.
     """
     if not tensors:
-        raise FormatError("the file holds no tensors", where=where, code="no_tensors")
+        raise FormatError(
+            "the file holds no tensors",
+            where=where,
+            code="no_tensors",
+            hint="The state dict was empty when it was saved: save the trained adapter again.",
+        )
 
 
 def _climbs(name: str) -> bool:

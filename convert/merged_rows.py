@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
-import numpy as np
-
 from adaptrix.convert.arrays import bits, content, take_rows
 from adaptrix.convert.draft import Factors
+from adaptrix.convert.numeric import np
 from adaptrix.schema.tensor import LazyTensor
 
 PARTS = ("q", "k", "v")

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import numpy as np
-
 from adaptrix.convert.arrays import UINT, content
 from adaptrix.convert.limits import check_name, check_shape, check_some, printable
+from adaptrix.convert.numeric import np
 from adaptrix.convert.source import ByteSource
 from adaptrix.convert.tensor_file import TensorFile
 from adaptrix.convert.zip_file import ZipEntry

@@ -28,7 +28,6 @@ from adaptrix.convert.draft import Draft, Format, Recognition, refuse
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.formats.peft_config import parse_config
 from adaptrix.convert.formats.peft_methods import method_problem
-from adaptrix.convert.formats.recognised import foreign_problem
 from adaptrix.convert.inspecting import inspection_of
 from adaptrix.convert.layouts.current import family_of_names
 from adaptrix.convert.layouts.heads import experts_of, heads_of
@@ -116,7 +115,7 @@ def _with_known_base(options: ReadOptions) -> ReadOptions:
 
 def _choose(contents: Contents) -> tuple[Format, Recognition] | None:
     best: tuple[Format, Recognition] | None = None
-    if not contents.tensor_files and contents.config is None:
+    if not contents.tensor_files and (contents.config is None or contents.foreign):
         return None
     for form in FORMATS:
         found = form.recognise(contents)
@@ -150,7 +149,8 @@ def _without_weights(form: Format, contents: Contents) -> Draft:
 
 
 def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
-    name = UNKNOWN
+    name = method = UNKNOWN
+    evidence: tuple[str, ...] = ()
     if contents.alternatives:
         message = f"folders {', '.join(contents.alternatives[:8])} each hold weights"
         problem = Problem.of("multiple_adapters", message)
@@ -158,19 +158,21 @@ def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
         first = next(iter(contents.tensors))
         message = f"{len(contents.tensors)} tensors that no known format explains, first {first}"
         problem = Problem.of("not_an_adapter", message)
+    elif contents.foreign:
+        first_foreign = contents.foreign[0]
+        name, method = first_foreign.kind.name, first_foreign.kind.method
+        problem, evidence = first_foreign.problem(), (f"{first_foreign.name} is a container of it",)
     elif contents.config is not None:
         problem = Problem.of("missing_weights", "a configuration without a weight file")
-    elif contents.foreign:
-        name, problem = foreign_problem(contents.foreign[0])
     else:
         problem = Problem.of("not_an_adapter", "no weight file and no adapter_config.json")
     draft = Draft(
-        method=UNKNOWN,
+        method=method,
         total=len(contents.tensors),
         unknown=tuple(contents.tensors),
         problems=(problem,),
     )
-    return FormatReport(name=name, method=UNKNOWN), draft
+    return FormatReport(name=name, method=method, evidence=evidence), draft
 
 
 def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOptions) -> Reading:

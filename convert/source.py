@@ -1,8 +1,8 @@
 """Byte sources: random access to the files of an adapter, wherever they are.
 
 A reader asks for ranges of bytes and never for a path, so the same code reads a file on
-this disk (mapped, so that a 42 MB file costs no copy), bytes in memory, or a remote file
-through ranged requests. Folders are listed without following links that leave them and
+this disk (mapped, so that a 42 MB file costs no copy, and let go again, so that a file of 2 GB
+costs no memory), bytes in memory, or a remote file through ranged requests. Folders are listed without following links that leave them and
 without opening anything but regular files. Stable.
 """
 
@@ -22,6 +22,8 @@ from adaptrix.schema.errors import AccessDenied, FormatError, NotFound, PolicyRe
 MAX_FILES = 10_000
 MAX_LEVELS = 2
 """Levels of subfolders that are looked into."""
+RESIDENT_BYTES = 32 << 20
+"""Bytes of a mapped file that are used before its pages are let go."""
 
 
 class ByteSource(Protocol):
@@ -96,6 +98,7 @@ class FileSource:
         self._seen = _lstat(path)
         _require_regular(self._seen, str(path))
         self._view: memoryview | None = None
+        self._used_bytes = 0
 
     @property
     def name(self) -> str:
@@ -117,6 +120,10 @@ class FileSource:
         check_range(self._name, self.size_bytes, start, stop)
         if self._view is None:
             self._view = self._map()
+        self._used_bytes += stop - start
+        if self._used_bytes > RESIDENT_BYTES:
+            let_go(self._view)
+            self._used_bytes = stop - start
         return self._view[start:stop]
 
     def _map(self) -> memoryview:
@@ -139,6 +146,16 @@ class FileSource:
             raise FormatError(_reason(error), where=self._name, code="unreadable") from error
         finally:
             os.close(descriptor)
+
+
+def let_go(view: bytes | memoryview) -> None:
+    """Give the pages under a view of a mapped file back; they are read again when wanted.
+
+    Without it a process grows by every file that it reads from front to back.
+    """
+    mapping = view.obj if isinstance(view, memoryview) else None
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def check_range(name: str, size_bytes: int, start: int, stop: int) -> None:

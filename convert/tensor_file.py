@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from adaptrix.convert.source import let_go
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import FormatError
 from adaptrix.schema.tensor import LazyTensor
@@ -65,6 +66,8 @@ def tensor_chunks(
                 f"{len(content)} bytes, its shape needs {tensor.size_bytes}", where=tensor.source
             )
         for start in range(0, len(content), CHUNK_BYTES):
+            if start:
+                let_go(content)
             yield content[start : start + CHUNK_BYTES]
         if blank := padding(len(content)):
             yield bytes(blank)

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from numpy.lib.stride_tricks import as_strided
-
 from adaptrix.convert.arrays import UINT, content
 from adaptrix.convert.limits import check_shape
+from adaptrix.convert.numeric import np
 from adaptrix.schema.errors import FormatError
 from adaptrix.schema.tensor import DType, LazyTensor
 
@@ -85,7 +83,7 @@ def strided(storage: Storage, dtype: DType, view: View, where: str) -> LazyTenso
         unit = UINT[dtype.itemsize]
         flat = np.frombuffer(whole[start : (last + 1) * dtype.itemsize], dtype=unit)
         steps = tuple(step * dtype.itemsize for step in stride)
-        return content(as_strided(flat, shape, steps, writeable=False))
+        return content(np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False))
 
     return LazyTensor(dtype=dtype, shape=shape, source=where, load=load)
 

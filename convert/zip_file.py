@@ -11,7 +11,6 @@ import io
 import struct
 import zipfile
 import zlib
-from functools import partial
 from itertools import pairwise
 
 from adaptrix.convert.limits import check_count, printable
@@ -26,14 +25,20 @@ _ENCRYPTED = 0x1
 
 
 class ZipEntry:
-    """One stored or deflated file of an archive."""
+    """One stored or deflated file of an archive.
 
-    def __init__(self, source: ByteSource, entry: zipfile.ZipInfo, start: int) -> None:
-        """Describe the entry whose compressed bytes begin at ``start`` of ``source``."""
+    Its own header stands before its bytes and is compared with the directory when they are
+    first read: an archive that is looked at from afar costs its directory, not a request
+    per entry.
+    """
+
+    def __init__(self, source: ByteSource, entry: zipfile.ZipInfo, limit: int) -> None:
+        """Describe ``entry`` of ``source``, whose bytes end at ``limit`` at the latest."""
         self.name = entry.filename
         self.size_bytes = entry.file_size
         self.where = f"{source.name}:{printable(entry.filename[:200])}"
-        self._compressed = partial(source.read, start, start + entry.compress_size)
+        self._source, self._entry, self._limit = source, entry, limit
+        self._start = -1
         self._deflated = entry.compress_type == zipfile.ZIP_DEFLATED
         self._crc = entry.CRC
         self._verified = False
@@ -44,7 +49,7 @@ class ZipEntry:
         Raises:
             FormatError: ``corrupt``: the bytes are not those that were written.
         """
-        content = self._compressed()
+        content = self._compressed(self._entry.compress_size)
         if self._deflated:
             content = self._inflate(content)
         if not self._verified and zlib.crc32(content) != self._crc:
@@ -63,7 +68,7 @@ class ZipEntry:
         Raises:
             FormatError: ``corrupt``: they cannot be unpacked.
         """
-        content = self._compressed()[: size + 1024]
+        content = self._compressed(min(size + 1024, self._entry.compress_size))
         if not self._deflated:
             return bytes(content[:size])
         try:
@@ -72,6 +77,15 @@ class ZipEntry:
             raise FormatError(
                 "the entry cannot be unpacked", where=self.where, code="corrupt"
             ) from error
+
+    def _compressed(self, size: int) -> bytes | memoryview:
+        """The first ``size`` bytes as they stand in the archive."""
+        if self._start < 0:
+            start = _data_start(self._source, self._entry)
+            if start + self._entry.compress_size > self._limit:
+                raise _bad(self._source, "entries share bytes")
+            self._start = start
+        return self._source.read(self._start, self._start + size)
 
     def _inflate(self, compressed: bytes | memoryview) -> bytes:
         machine = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -99,21 +113,33 @@ def open_zip(source: ByteSource) -> dict[str, ZipEntry]:
     """
     found = _directory(source)
     check_count(len(found), source.name)
-    entries: dict[str, ZipEntry] = {}
-    spans: list[tuple[int, int]] = []
     for entry in found:
-        if entry.filename.endswith("/"):
-            continue
+        _check_entry(source, entry)
+    _check_inflation(source, found)
+    ends = _ends(source, found)
+    entries: dict[str, ZipEntry] = {}
+    for entry in found:
         if entry.filename in entries:
             raise _bad(source, f"{printable(entry.filename[:80])!r} stands twice in the archive")
-        start = _data_start(source, entry)
-        spans.append((entry.header_offset, start + entry.compress_size))
-        entries[entry.filename] = ZipEntry(source, entry, start)
-    spans.sort()
-    if any(begin < end for (_, end), (begin, _) in pairwise(spans)):
-        raise _bad(source, "entries share bytes")
-    _check_inflation(source, found)
+        if not entry.filename.endswith("/"):
+            entries[entry.filename] = ZipEntry(source, entry, ends[entry.header_offset])
     return entries
+
+
+def _ends(source: ByteSource, found: list[zipfile.ZipInfo]) -> dict[int, int]:
+    """Where the bytes of the entry that begins at an offset end at the latest."""
+    begins = sorted(entry.header_offset for entry in found)
+    if len(set(begins)) != len(begins):
+        raise _bad(source, "entries share bytes")
+    ends = dict(pairwise([*begins, source.size_bytes]))
+    if any(_least_end(entry) > ends[entry.header_offset] for entry in found):
+        raise _bad(source, "entries share bytes")
+    return ends
+
+
+def _least_end(entry: zipfile.ZipInfo) -> int:
+    """Where the entry ends when nothing stands between its header and its bytes."""
+    return entry.header_offset + _LOCAL.size + len(entry.filename) + entry.compress_size
 
 
 def _directory(source: ByteSource) -> list[zipfile.ZipInfo]:
@@ -133,14 +159,25 @@ def _directory(source: ByteSource) -> list[zipfile.ZipInfo]:
         ) from error
 
 
-def _data_start(source: ByteSource, entry: zipfile.ZipInfo) -> int:
+def _check_entry(source: ByteSource, entry: zipfile.ZipInfo) -> None:
     if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
     ):
         raise _bad(source, "an entry is encrypted or packed with an unknown method")
+    if not entry.filename:
+        raise _bad(source, "an entry without a name")
     if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
         raise _bad(source, "a stored entry declares two sizes")
+    if _least_end(entry) > source.size_bytes:
+        raise FormatError(
+            f"an entry ends at {_least_end(entry)}, the file has {source.size_bytes} bytes",
+            where=source.name,
+            code="truncated",
+        )
+
+
+def _data_start(source: ByteSource, entry: zipfile.ZipInfo) -> int:
     begin = entry.header_offset
     end = begin + _LOCAL.size
     header = _LOCAL.unpack(source.read(begin, end))
@@ -153,14 +190,7 @@ def _data_start(source: ByteSource, entry: zipfile.ZipInfo) -> int:
     )
     if signature != b"PK\x03\x04" or method != entry.compress_type or not same_name:
         raise _bad(source, "an entry and the directory disagree")
-    start = end + name_bytes + extra_bytes
-    if start + entry.compress_size > source.size_bytes:
-        raise FormatError(
-            f"an entry ends at {start + entry.compress_size}, the file has {source.size_bytes} bytes",
-            where=source.name,
-            code="truncated",
-        )
-    return start
+    return end + name_bytes + extra_bytes
 
 
 def _encoded(name: str, encoding: str) -> bytes:

@@ -6,7 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth", ".ckpt", ".lora")
+WEIGHT_SUFFIXES = (
+    ".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth", ".ckpt", ".lora", ".nemo",
+    # Containers that are recognised and refused with their reason.
+    ".lora.h5", ".onnx_adapter", ".distcp", "lora_weights.npy",
+)  # fmt: skip
 CARD = "README.md"
 MAX_SIDECAR_BYTES = 1 << 20
 

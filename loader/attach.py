@@ -1,176 +1,254 @@
-"""Attached mode: the base is untouched; hooks add each module's update to its output."""
+"""Attached mode: the base is untouched; each adapted module adds its update to its output.
+
+One set of adapters may hold for every row, or each row of a batch has its own: other
+adapters, other weights. See :mod:`adaptrix.loader.stacked` for the arithmetic.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from adaptrix.compose.tensors import to_torch
+from adaptrix.loader.attached_check import check
+from adaptrix.loader.attached_forward import Forward, adding, looking_up, overriding
 from adaptrix.loader.base import BaseModel
-from adaptrix.loader.factors import FusedFactors, fuse
 from adaptrix.loader.merge import ModuleCheck
-from adaptrix.loader.plan import LoadPlan
-from adaptrix.schema.adapter import Replacement, ReplacementRole
+from adaptrix.loader.plan import LoadPlan, ModulePlan
+from adaptrix.loader.stacked import Stacked, Stacker
+from adaptrix.schema.adapter import ModulePath, Replacement, ReplacementRole
+from adaptrix.schema.errors import IncompatibleAdapter
 
 
 class Attached:
-    """The base with a plan attached to its modules' outputs."""
+    """The base with one plan, or one plan for each row, attached to its modules."""
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
-        self._handles: list[RemovableHandle] = []
+        self._stacker = Stacker(base.device, _factor_dtype(base))
+        self._restore: list[Callable[[], None]] = []
+        self._silent: set[str] = set()
+        self._heard: set[str] = set()
+        self._watch: RemovableHandle | None = None
+        self._checks: dict[tuple[object, ...], list[ModuleCheck | None]] = {}
 
-    @torch.no_grad()
     def enter(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:
-        """Attach ``plan``; on any failure every hook is removed again.
+        """Attach ``plan`` for every row; on any failure everything is taken off again.
 
         Returns:
-            One check per planned module, measured on one random input each.
+            One check per planned module, measured on random inputs.
         """
-        checks = []
+        return self.enter_rows([plan], None)[0]
+
+    @torch.no_grad()
+    def enter_rows(
+        self, plans: Sequence[LoadPlan], rows: Sequence[int] | None
+    ) -> list[tuple[ModuleCheck, ...]]:
+        """Attach ``plans[rows[i]]`` to row ``i`` of every batch until :meth:`leave`.
+
+        Returns:
+            The checks of each plan.
+
+        Raises:
+            IncompatibleAdapter: something that attaching cannot do; nothing is attached.
+        """
         try:
-            for module_path, overrides in self._overrides(plan).items():
-                module = self.base.model.get_submodule(module_path)
-                self._handles.append(_prepend(module, _overriding(overrides)))
-            for module_plan in plan.modules:
-                module = self.base.model.get_submodule(module_plan.path)
-                factors = fuse(module_plan, self.base.device)
-                probe = _probe(module)
-                before = module(probe).float()
-                self._handles.append(module.register_forward_hook(_adding(factors, module)))
-                actual = module(probe).float() - before
-                checks.append(_check(module_plan.path, factors, module, probe, before, actual))
+            return self._enter(plans, rows if len(plans) > 1 else None)
         except BaseException:
             self.leave()
             raise
-        return tuple(checks)
 
     def leave(self) -> None:
-        """Remove every hook."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        """Give every module its own forward back."""
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+        for restore in reversed(self._restore):
+            restore()
+        self._restore.clear()
+        self._silent.clear()
 
-    def _overrides(self, plan: LoadPlan) -> dict[str, dict[str, torch.Tensor]]:
-        found: dict[str, dict[str, torch.Tensor]] = {}
-        for _, item in plan.replacements:
-            path, _, leaf = item.parameter.rpartition(".")
-            old = self.base.model.get_parameter(item.parameter)
-            found.setdefault(path, {})[leaf] = _new_value(item, old)
+    def _enter(
+        self, plans: Sequence[LoadPlan], rows: Sequence[int] | None
+    ) -> list[tuple[ModuleCheck, ...]]:
+        overrides = [self._overrides(plan) for plan in plans]
+        planned = [{str(module.path): module for module in plan.modules} for plan in plans]
+        adapted = sorted({path for by_path in planned for path in by_path})
+        made = [
+            (path, self._stacked(path, [by_path.get(path) for by_path in planned], overrides, rows))
+            for path in adapted
+        ]
+        for path in sorted({path for by_path in overrides for path in by_path}):
+            module = self.base.model.get_submodule(path)
+            of_sets = [by_path.get(path, {}) for by_path in overrides]
+            self._put(path, overriding(module, module.forward, of_sets, rows))
+        checks: list[list[ModuleCheck]] = [[] for _ in plans]
+        count = None if rows is None else len(rows)
+        for path, stacked in made:
+            module = self.base.model.get_submodule(path)
+            self._put(path, _forward(module, module.forward, stacked, count))
+            sets = [by_path.get(path) for by_path in planned]
+            for number, found in enumerate(self._check(module, stacked, sets, rows)):
+                checks[number] += [found] if found is not None else []
+        self._listen()
+        return [tuple(of_set) for of_set in checks]
+
+    def _stacked(
+        self,
+        path: str,
+        sets: Sequence[ModulePlan | None],
+        overrides: Sequence[Mapping[str, Mapping[str, nn.Parameter]]],
+        rows: Sequence[int] | None,
+    ) -> Stacked:
+        module = self.base.model.get_submodule(path)
+        own = getattr(module, "bias", None)
+        biases = [by_path.get(path, {}).get("bias", own) for by_path in overrides]
+        return self._stacker.stack(module, sets, biases, rows)
+
+    def _check(
+        self,
+        module: nn.Module,
+        stacked: Stacked,
+        sets: Sequence[ModulePlan | None],
+        rows: Sequence[int] | None,
+    ) -> list[ModuleCheck | None]:
+        """Check the module, unless these very sets have been checked on it before."""
+        key = tuple(
+            (id(share.module), share.weight) if share else None
+            for plan in sets
+            for share in (*(plan.shares if plan else ()), None)
+        )
+        if key not in self._checks:
+            self._checks[key] = check(module, stacked, sets, rows)
+        return self._checks[key]
+
+    def _put(self, path: str, forward: Forward) -> None:
+        """Give a module another forward, which first tells that the model calls it."""
+        module: Any = self.base.model.get_submodule(path)
+        before = module.__dict__.get("forward")
+
+        def restore() -> None:
+            if before is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = before
+
+        self._restore.append(restore)
+        if path in self._heard:
+            module.forward = forward
+            return
+
+        def first(*args: Any, **kwargs: Any) -> Any:
+            self._silent.discard(path)
+            self._heard.add(path)
+            module.forward = forward
+            return forward(*args, **kwargs)
+
+        self._silent.add(path)
+        module.forward = first
+
+    def _listen(self) -> None:
+        """After the model's next pass, refuse if it read a module without calling it."""
+        if not self._silent:
+            return
+
+        def heard(*_: object) -> None:
+            if self._silent:
+                raise _unheard(self.base.name, sorted(self._silent))
+            if self._watch is not None:
+                self._watch.remove()
+                self._watch = None
+
+        self._watch = self.base.model.register_forward_hook(heard)
+
+    def _overrides(self, plan: LoadPlan) -> dict[str, dict[str, nn.Parameter]]:
+        found: dict[str, dict[str, nn.Parameter]] = {}
+        for owner, replacement in plan.replacements:
+            for name in self._ends(replacement):
+                path, _, leaf = name.rpartition(".")
+                old = self.base.model.get_parameter(name)
+                shape = self.base.structure.modules.get(ModulePath(path))
+                if leaf == "weight" and shape is not None and not shape.mergeable:
+                    raise IncompatibleAdapter(
+                        f"{owner} replaces a weight that is quantised here",
+                        where=name,
+                        hint="Run it on the base as it was before quantisation.",
+                    )
+                value = _new_value(replacement, old)
+                found.setdefault(path, {})[leaf] = nn.Parameter(value, requires_grad=False)
         return found
 
+    def _ends(self, replacement: Replacement) -> list[str]:
+        """The parameters to replace; trained tokens reach both ends of a tied embedding."""
+        name = replacement.parameter
+        tied = name in self.base.structure.tied
+        if replacement.role is not ReplacementRole.TRAINABLE_TOKENS or not tied:
+            return [name]
+        old = self.base.model.get_parameter(name)
+        return [
+            other
+            for other, value in self.base.model.named_parameters(remove_duplicate=False)
+            if value is old
+        ]
 
-def _new_value(item: Replacement, old: torch.Tensor) -> torch.Tensor:
-    value = to_torch(item.tensor).to(old.device, old.dtype)
-    if item.role is ReplacementRole.TRAINABLE_TOKENS:
-        whole = old.clone()
-        whole[list(item.rows)] = value
+
+def _factor_dtype(base: BaseModel) -> torch.dtype:
+    """16-bit factors only on a GPU, whose products sum in float32; a CPU is slow at them."""
+    compute = base.compute_dtype
+    if base.device.type == "cpu" and compute.itemsize == 2:
+        return torch.float32
+    return compute
+
+
+def _new_value(replacement: Replacement, old: torch.Tensor) -> torch.Tensor:
+    value = to_torch(replacement.tensor).to(old.device, old.dtype)
+    if replacement.role is ReplacementRole.TRAINABLE_TOKENS:
+        whole = old.detach().clone()
+        whole[list(replacement.rows)] = value
         return whole
     return value
 
 
-def _prepend(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
-    return module.register_forward_hook(hook, prepend=True)
-
-
-def _overriding(overrides: dict[str, torch.Tensor]) -> Callable[..., Any]:
-    """A hook that gives the output that the module would have with other parameters."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], _output: object) -> object:
-        tensors = {**dict(module.named_parameters(recurse=False)), **overrides}
-        match module:
-            case nn.Linear():
-                return nn.functional.linear(args[0], tensors["weight"], tensors.get("bias"))
-            case nn.Embedding():
-                return nn.functional.embedding(args[0], tensors["weight"], module.padding_idx)
-            case nn.LayerNorm():
-                return nn.functional.layer_norm(
-                    args[0], module.normalized_shape, tensors["weight"], tensors["bias"], module.eps
-                )
-            case _:
-                # Calling forward directly passes no hooks, so this does not recurse.
-                original = {name: getattr(module, name) for name in overrides}
-                try:
-                    for name, value in overrides.items():
-                        module._parameters[name] = nn.Parameter(value, requires_grad=False)
-                    return module.forward(*args)
-                finally:
-                    module._parameters.update(original)
-
-    return hook
-
-
-def _adding(factors: FusedFactors, module: nn.Module) -> Callable[..., Any]:
-    """A hook that adds ``B (A x)``; for DoRA it also rescales the rows."""
-    row_scale = _row_scale(factors, module) if factors.magnitude is not None else None
-    bias = getattr(module, "bias", None)
-
-    def hook(_module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        if isinstance(module, nn.Embedding):
-            update = nn.functional.embedding(args[0], factors.a.T) @ factors.b.T
-        else:
-            update = (args[0].float() @ factors.a.T) @ factors.b.T
-        total = output.float() + update
-        if row_scale is not None:
-            shift = 0.0 if bias is None else bias.float()
-            total = (total - shift) * row_scale + shift
-        if factors.bias is not None:
-            total = total + factors.bias
-        return total.to(output.dtype)
-
-    return hook
-
-
-def _row_scale(factors: FusedFactors, module: nn.Module) -> torch.Tensor:
-    """``m / ‖W + ΔW‖`` by output row (Liu et al. 2024, equation 5)."""
-    weight = module.get_parameter("weight").float()
-    total = weight + factors.delta()
-    rows = total.T if factors.transposed else total
-    norms: torch.Tensor = rows.norm(dim=1)
-    return norms.reciprocal() if factors.magnitude is None else factors.magnitude / norms
-
-
-def _probe(module: nn.Module) -> torch.Tensor:
-    weight = module.get_parameter("weight")
+def _forward(module: nn.Module, original: Forward, stacked: Stacked, rows: int | None) -> Forward:
     if isinstance(module, nn.Embedding):
-        return torch.arange(min(8, weight.shape[0]), device=weight.device)
-    width = weight.shape[1] if isinstance(module, nn.Linear) else weight.shape[0]
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(4, width, generator=generator).to(weight.device, weight.dtype)
+        return looking_up(original, stacked, rows=rows, scale=_lookup_scale(module))
+    own = getattr(original, "__func__", None)
+    fresh = own is nn.Linear.forward or own is Conv1D.forward
+    return adding(original, stacked, rows=rows, fresh=fresh)
 
 
-def _check(
-    path: str,
-    factors: FusedFactors,
-    module: nn.Module,
-    probe: torch.Tensor,
-    before: torch.Tensor,
-    actual: torch.Tensor,
-) -> ModuleCheck:
-    if isinstance(module, nn.Embedding):
-        wanted = nn.functional.embedding(probe, factors.delta().float())
-    else:
-        inputs = probe.float()
-        wanted = inputs @ factors.a.T @ factors.b.T
-        if factors.bias is not None:
-            wanted = wanted + factors.bias
-        if factors.magnitude is not None:
-            shift = (
-                0.0
-                if getattr(module, "bias", None) is None
-                else module.get_parameter("bias").float()
-            )
-            scaled = (before - shift + wanted) * _row_scale(factors, module) + shift
-            wanted = scaled - before
-    norm = float(wanted.norm())
-    return ModuleCheck(
-        path=path,
-        expected_norm=norm,
-        error=float((actual - wanted).norm()),
-        survival=float((actual * wanted).sum()) / norm**2 if norm else 0.0,
-        changed=bool(actual.any()),
+def _lookup_scale(module: nn.Embedding) -> float:
+    """What an embedding multiplies its rows by, measured on its own forward.
+
+    Raises:
+        IncompatibleAdapter: it does something else with them.
+    """
+    if type(module).forward is nn.Embedding.forward:
+        return 1.0
+    ids = torch.arange(min(8, module.num_embeddings), device=module.weight.device)
+    rows = module.weight[ids].double()
+    images = type(module).forward(module, ids).double()
+    scale = float((images * rows).sum() / rows.square().sum().clamp_min(1e-300))
+    tolerance = 4 * torch.finfo(module.weight.dtype).eps * float(images.abs().max())
+    if float((images - scale * rows).abs().max()) > tolerance:
+        raise IncompatibleAdapter(
+            f"{type(module).__name__} does more than look up and scale",
+            where="embedding",
+            hint="Run with --mode merged.",
+        )
+    return scale
+
+
+def _unheard(base: str, paths: Sequence[str]) -> IncompatibleAdapter:
+    return IncompatibleAdapter(
+        f"the model computes without calling {len(paths)} adapted modules, {paths[0]} among "
+        "them: their updates would be lost",
+        where=base,
+        hint="Run with --mode merged.",
+        code="module_not_called",
     )

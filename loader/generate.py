@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from adaptrix.loader.base import BaseModel
+from adaptrix.loader.completion import Completion
+from adaptrix.loader.sampling import Chooser
 from adaptrix.schema.errors import UsageError
+
+Prompt = str | Sequence[int]
+"""Text to continue, or token ids that are taken as they stand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +32,15 @@ class GenerateOptions:
         max_new_tokens: Upper bound of new tokens.
         temperature: 0 means greedy.
         top_p: Nucleus mass, 0 to 1.
-        seed: Seed for sampling.
+        top_k: Only so many of the likeliest tokens; 0 for all.
+        seed: Seed for sampling; the same seed and prompt give the same text in any batch.
         stop: Texts that end a completion; they are not part of it.
     """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
     seed: int = 0
     stop: tuple[str, ...] = ()
 
@@ -44,6 +53,12 @@ class GenerateOptions:
             raise UsageError(f"expected 0 to 100, got {self.temperature}", where="temperature")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"expected more than 0 and at most 1, got {self.top_p}", where="top-p")
+        if self.top_k < 0:
+            raise UsageError(f"expected 0 or more, got {self.top_k}", where="top-k")
+        if not -(2**63) <= self.seed < 2**64:
+            raise UsageError(f"expected a 64-bit number, got {self.seed}", where="seed")
+        if "" in self.stop:
+            raise UsageError("a stop string is empty", where="stop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,145 +68,176 @@ class Generation:
     Attributes:
         prompt: The prompt.
         text: The new text, exactly as decoded.
-        tokens: Number of new tokens.
+        tokens: Number of new tokens, without the end-of-text token.
+        finish: Why it ended: ``end`` of text, ``stop`` string, or ``length``.
         seconds: Time of the whole batch.
     """
 
-    prompt: str
+    prompt: Prompt
     text: str
     tokens: int
+    finish: str
     seconds: float
 
 
-class _Stop(StoppingCriteria):
-    """Ends a row once its new text holds a stop string."""
+class _Rows(StoppingCriteria):
+    """Feeds each new token to its row's completion and ends the rows that are done."""
 
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...], prompt_tokens: int) -> None:
-        self.tokenizer, self.stop, self.prompt_tokens = tokenizer, stop, prompt_tokens
+    def __init__(
+        self, rows: Sequence[Completion], limits: Sequence[int], ends: frozenset[int]
+    ) -> None:
+        self.rows, self.limits, self.ends = rows, limits, ends
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor, **_options: Any
     ) -> torch.Tensor:
-        texts = self.tokenizer.batch_decode(input_ids[:, self.prompt_tokens :])
-        found = [any(mark in text for mark in self.stop) for text in texts]
-        return torch.tensor(found, device=input_ids.device)
+        for row, limit, token in zip(
+            self.rows, self.limits, input_ids[:, -1].tolist(), strict=True
+        ):
+            if row.finish:
+                continue
+            if token in self.ends:
+                row.end("end")
+                continue
+            row.add(token)
+            if not row.finish and len(row.ids) >= limit:
+                row.end("length")
+        return torch.tensor([bool(row.finish) for row in self.rows], device=input_ids.device)
 
 
-class _Pieces(BaseStreamer):
-    """Hands out text as soon as no later token can change it."""
+def encode(base: BaseModel, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt, with what the tokenizer puts before every text.
 
-    def __init__(
-        self, tokenizer: Any, stop: tuple[str, ...], prompt: list[int], sink: Callable[[str], None]
-    ) -> None:
-        self.tokenizer, self.stop, self.sink = tokenizer, stop, sink
-        self.prompt = prompt
-        self.ids: list[int] = []
-        self.skip_prompt, self.sent = True, 0
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.skip_prompt:
-            self.skip_prompt = False
-            return
-        self.ids += value.flatten().tolist()
-        text = cut(new_text(self.tokenizer, self.prompt, self.ids), self.stop)
-        # A replacement character at the end is an unfinished multi-byte character, and
-        # the tail may be the beginning of a stop string.
-        held = max((len(mark) - 1 for mark in self.stop), default=0)
-        if not text.endswith("\ufffd"):
-            self._send(text[: len(text) - held] if held else text)
-
-    def end(self) -> None:
-        self._send(cut(new_text(self.tokenizer, self.prompt, self.ids), self.stop))
-
-    def _send(self, text: str) -> None:
-        if len(text) > self.sent:
-            self.sink(text[self.sent :])
-            self.sent = len(text)
-
-
-def new_text(tokenizer: Any, prompt: list[int], ids: list[int]) -> str:
-    """Text that ``ids`` add after ``prompt``.
-
-    Decoded together with the prompt's last tokens, since some tokenizers drop the blank
-    of a first token.
+    Raises:
+        UsageError: it has none, or more than the model has positions for.
     """
-    head = prompt[-8:]
-    before = tokenizer.decode(head, skip_special_tokens=True)
-    whole = tokenizer.decode([*head, *ids], skip_special_tokens=True)
-    return str(whole[len(before) :])
+    if base.tokenizer is None:
+        raise UsageError("this base has no tokenizer", where=base.name)
+    ids = base.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt
+    ids = [int(token) for token in ids]
+    if not ids:
+        raise UsageError("the prompt has no tokens", where="prompt", hint="Pass some text with -p.")
+    positions = position_limit(base)
+    if positions is not None and len(ids) >= positions:
+        raise UsageError(
+            f"the prompt has {len(ids)} tokens, and the model has {positions} positions",
+            where="prompt",
+            hint="Shorten it.",
+        )
+    return ids
 
 
-def cut(text: str, stop: tuple[str, ...]) -> str:
-    """``text`` up to the first stop string."""
-    ends = [text.find(mark) for mark in stop if mark in text]
-    return text[: min(ends)] if ends else text
+def position_limit(base: BaseModel) -> int | None:
+    """Positions the model was made for; beyond them its output means nothing."""
+    limit = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 @torch.inference_mode()
 def generate(
     base: BaseModel,
-    prompts: Sequence[str],
-    options: GenerateOptions,
+    prompts: Sequence[Prompt],
+    options: GenerateOptions | Sequence[GenerateOptions],
     *,
     on_text: Callable[[str], None] | None = None,
 ) -> list[Generation]:
     """One completion per prompt; prompts of one batch are padded on the left.
 
+    Args:
+        base: The model.
+        prompts: Texts, or token ids.
+        options: For all rows, or one for each.
+        on_text: Called with each new piece of text; for a single prompt only.
+
     Raises:
         UsageError: a prompt without tokens, or streaming more than one prompt.
     """
-    tokenizer = base.tokenizer
     if on_text is not None and len(prompts) != 1:
         raise UsageError("only a single prompt can be streamed", where="generate")
-    rows = [tokenizer(prompt).input_ids for prompt in prompts]
-    if not rows or not all(rows):
-        raise UsageError("the prompt has no tokens", where="prompt", hint="Pass some text with -p.")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    pad = 0 if pad is None else pad
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=base.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    criteria = [_Stop(tokenizer, options.stop, width)] if options.stop else []
-    streamer = _Pieces(tokenizer, options.stop, rows[0], on_text) if on_text else None
-    torch.manual_seed(options.seed)
+    if not prompts:
+        return []
+    by_row = [options] * len(prompts) if isinstance(options, GenerateOptions) else list(options)
+    ids = [encode(base, prompt) for prompt in prompts]
+    rows = [
+        Completion(base.tokenizer, prompt, stop=own.stop, sink=on_text)
+        for prompt, own in zip(ids, by_row, strict=True)
+    ]
+    limits = [_limit(base, prompt, own) for prompt, own in zip(ids, by_row, strict=True)]
     started = time.perf_counter()
-    model: Any = base.model
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask.to(base.device),
-        generation_config=_config(base, options, pad),
-        stopping_criteria=StoppingCriteriaList(criteria),
-        streamer=streamer,
-    )
+    _search(base, ids, by_row, _Rows(rows, limits, end_tokens(base)), max(limits))
     seconds = time.perf_counter() - started
-    found = []
-    for prompt, row, generated in zip(prompts, rows, out[:, width:].tolist(), strict=True):
-        kept = _until_end(generated, tokenizer.eos_token_id)
-        text = cut(new_text(tokenizer, row, kept), options.stop)
-        found.append(Generation(prompt=prompt, text=text, tokens=len(kept), seconds=seconds))
-    return found
+    return [
+        Generation(
+            prompt=prompt, text=row.text, tokens=len(row.ids), finish=row.finish, seconds=seconds
+        )
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
 
 
-def _config(base: BaseModel, options: GenerateOptions, pad: int) -> GenerationConfig:
-    sampling = options.temperature > 0
-    own = base.model.generation_config
-    config = GenerationConfig(
-        max_new_tokens=options.max_new_tokens,
-        do_sample=sampling,
+def _limit(base: BaseModel, prompt: Sequence[int], options: GenerateOptions) -> int:
+    positions = position_limit(base)
+    room = options.max_new_tokens if positions is None else positions - len(prompt)
+    return min(options.max_new_tokens, room)
+
+
+def _search(
+    base: BaseModel,
+    ids: Sequence[Sequence[int]],
+    options: Sequence[GenerateOptions],
+    rows: _Rows,
+    max_new_tokens: int,
+) -> None:
+    pad = pad_token(base)
+    tokens, mask = padded(ids, pad, base.device)
+    config = _config(base, max_new_tokens, pad)
+    model: Any = base.model
+    own = model.generation_config
+    # transformers would fill in what the checkpoint recommends: repetition penalties and
+    # the like, which change scores that we promise to leave alone.
+    model.generation_config = config
+    try:
+        model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([Chooser(options)]),
+            stopping_criteria=StoppingCriteriaList([rows]),
+        )
+    finally:
+        model.generation_config = own
+
+
+def padded(
+    ids: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, each ``(rows, tokens)``, padded on the left."""
+    width = max(map(len, ids))
+    tokens = [[pad] * (width - len(row)) + list(row) for row in ids]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+
+
+def pad_token(base: BaseModel) -> int:
+    """A token for places that the mask hides."""
+    own = base.tokenizer.pad_token_id
+    return int(own) if own is not None else min(end_tokens(base), default=0)
+
+
+def end_tokens(base: BaseModel) -> frozenset[int]:
+    """Tokens that end a text, by the model and by the tokenizer."""
+    settings = base.model.generation_config
+    declared = None if settings is None else settings.eos_token_id
+    listed = declared if isinstance(declared, list) else [declared]
+    return frozenset(
+        int(token) for token in (*listed, base.tokenizer.eos_token_id) if token is not None
+    )
+
+
+def _config(base: BaseModel, max_new_tokens: int, pad: int) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
         pad_token_id=pad,
-        eos_token_id=own.eos_token_id if own is not None else base.tokenizer.eos_token_id,
+        eos_token_id=sorted(end_tokens(base)) or None,
         bos_token_id=base.tokenizer.bos_token_id,
     )
-    if sampling:
-        config.temperature, config.top_p = options.temperature, options.top_p
-    return config
-
-
-def _until_end(ids: list[int], end: int | None) -> list[int]:
-    return ids[: ids.index(end)] if end is not None and end in ids else ids
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -13,10 +14,11 @@ import torch
 
 from adaptrix.loader.attach import Attached
 from adaptrix.loader.base import BaseModel, load_base
-from adaptrix.loader.generate import GenerateOptions, Generation, generate
+from adaptrix.loader.generate import GenerateOptions, Generation, Prompt, generate
 from adaptrix.loader.merge import Merged, ModuleCheck
 from adaptrix.loader.plan import LoadPlan, WeightedAdapter, plan
-from adaptrix.schema.errors import IncompatibleAdapter, NotFound
+from adaptrix.loader.rows import by_row
+from adaptrix.schema.errors import IncompatibleAdapter, NotFound, UsageError
 from adaptrix.schema.report import Problem, Verdict
 
 LOW_SURVIVAL = 0.9
@@ -64,9 +66,11 @@ class Session:
         self.known = {entry.name: entry for entry in adapters}
         self.timings_s: dict[str, float] = {}
         self.check = SelfCheck(verdict=Verdict.PASS, modules=(), problems=())
+        self.row_checks: tuple[SelfCheck, ...] = ()
+        self.weights: dict[str, float] = {}
         self.plan: LoadPlan = plan(base.structure, (), mode=mode)
         self._effect: Merged | Attached = Merged(base) if mode == "merged" else Attached(base)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @classmethod
     def open(
@@ -100,17 +104,13 @@ class Session:
             NotFound: a name that this session does not know.
             IncompatibleAdapter: they do not fit the base or each other.
         """
-        unknown = [name for name in weights if name not in self.known]
-        if unknown:
-            raise NotFound(f"no adapter {unknown[0]!r} in this session", where="use")
-        chosen = [replace(self.known[name], weight=weight) for name, weight in weights.items()]
-        wanted = plan(self.base.structure, chosen, mode=self.mode)
+        wanted = self.plan_for(weights)
         started = time.perf_counter()
         with self._lock:
             self._effect.leave()
-            self.plan = plan(self.base.structure, (), mode=self.mode)
+            self.plan, self.weights = plan(self.base.structure, (), mode=self.mode), {}
             self.check = _judge(wanted, self._effect.enter(wanted), self.base, self.mode)
-            self.plan = wanted
+            self.plan, self.weights = wanted, dict(weights)
         self.timings_s[self.mode] = time.perf_counter() - started
         return self.check
 
@@ -124,27 +124,82 @@ class Session:
         Raises:
             IncompatibleAdapter: it failed.
         """
-        if self.check.verdict is Verdict.FAIL:
-            first = self.check.problems[0]
-            raise IncompatibleAdapter(first.message, where=first.where, hint=first.hint)
-        return self.check
+        return _require(self.check)
 
     def generate(
         self,
-        prompts: Sequence[str],
-        options: GenerateOptions | None = None,
+        prompts: Sequence[Prompt],
+        options: GenerateOptions | Sequence[GenerateOptions] | None = None,
         *,
+        adapters: Sequence[Mapping[str, float]] | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> list[Generation]:
-        """Generate one completion per prompt with the present set.
+        """Generate one completion per prompt, with the present set or with a set for each.
+
+        Attached, rows with different sets share one batch; merged, each set is switched to
+        in turn. The present set is in effect again afterwards.
 
         Args:
-            prompts: Texts to continue.
-            options: How to generate.
+            prompts: Texts or token ids to continue.
+            options: How to generate, for all rows or for each.
+            adapters: For each row, names with weights; empty for the base alone.
             on_text: Called with each new piece of text; for a single prompt only.
+
+        Raises:
+            NotFound: a name that this session does not know.
+            IncompatibleAdapter: a row's adapters do not fit the base or each other.
         """
+        wanted = GenerateOptions() if options is None else options
         with self._lock:
-            return generate(self.base, prompts, options or GenerateOptions(), on_text=on_text)
+            if adapters is not None:
+                return by_row(self, prompts, wanted, adapters)
+            return generate(self.base, prompts, wanted, on_text=on_text)
+
+    def plan_for(self, weights: Mapping[str, float]) -> LoadPlan:
+        """The plan of exactly these adapters, each with its weight.
+
+        Raises:
+            NotFound: a name that this session does not know.
+            IncompatibleAdapter: they do not fit the base or each other.
+        """
+        unknown = [name for name in weights if name not in self.known]
+        if unknown:
+            raise NotFound(f"no adapter {unknown[0]!r} in this session", where="use")
+        chosen = [replace(self.known[name], weight=weight) for name, weight in weights.items()]
+        return plan(self.base.structure, chosen, mode=self.mode)
+
+    @contextmanager
+    def rows(self, plans: Sequence[LoadPlan], at: Sequence[int]) -> Iterator[None]:
+        """Attach ``plans[at[i]]`` to row ``i``; the present set is back afterwards.
+
+        Raises:
+            UsageError: in merged mode, where all rows have the same weights.
+            IncompatibleAdapter: a plan did not arrive.
+        """
+        effect = self._effect
+        if not isinstance(effect, Attached):
+            raise UsageError("rows with different adapters need --mode attached", where="rows")
+        with self._lock:
+            effect.leave()
+            try:
+                found = effect.enter_rows(plans, at)
+                self.row_checks = tuple(
+                    _judge(own, checks, self.base, self.mode)
+                    for own, checks in zip(plans, found, strict=True)
+                )
+                for check in self.row_checks:
+                    _require(check)
+                yield
+            finally:
+                effect.leave()
+                effect.enter(self.plan)
+
+
+def _require(check: SelfCheck) -> SelfCheck:
+    if check.verdict is Verdict.FAIL:
+        first = check.problems[0]
+        raise IncompatibleAdapter(first.message, where=first.where, hint=first.hint)
+    return check
 
 
 def _judge(

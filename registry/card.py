@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import yaml
-
 from adaptrix.convert.source import AdapterFiles
 
 MAX_CARD_BYTES = 1 << 20
@@ -54,6 +52,8 @@ def _front_matter(text: str) -> dict[str, object]:
     # Anchors and aliases have no use here, and a few lines of them unfold to gigabytes.
     if not end or "&" in head or "*" in head:
         return {}
+    import yaml  # noqa: PLC0415 - slow to load, and few verbs read a card
+
     try:
         found = yaml.safe_load(head)
     except (yaml.YAMLError, RecursionError, ValueError):

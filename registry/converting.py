@@ -12,9 +12,10 @@ from pathlib import Path
 
 from adaptrix.convert.reading import refusal
 from adaptrix.convert.writing import WrittenFile, write_adapter
-from adaptrix.registry.pulling import PullRequest, read_source
+from adaptrix.registry.opening import read_source
 from adaptrix.registry.recording import note_reading, recorded
 from adaptrix.registry.reports import ConvertReport
+from adaptrix.registry.requests import PullRequest
 from adaptrix.registry.settings import Settings
 from adaptrix.schema.errors import AccessDenied, StoreError, UsageError
 from adaptrix.schema.report import Fidelity
@@ -23,13 +24,13 @@ from adaptrix.store.home import Home
 
 def convert(
     existing_home: Callable[[], Home | None],
+    home: Callable[[], Home],
     settings: Settings,
     request: PullRequest,
     *,
     to: str,
     output: Path,
     layout: str | None = None,
-    dry_run: bool,
 ) -> ConvertReport:
     """See :meth:`Registry.convert`.
 
@@ -40,27 +41,27 @@ def convert(
         AdaptrixError: the source cannot be read, or the format cannot hold it.
     """
     log = recorded(existing_home, "convert", request.source, target=to)
-    with nullcontext() if dry_run else log:
-        return _convert(existing_home, settings, request, to=to, output=output, dry_run=dry_run)
+    with nullcontext() if request.dry_run else log:
+        return _convert(existing_home, home, settings, request, to=to, output=output, layout=layout)
 
 
 def _convert(
     existing_home: Callable[[], Home | None],
+    home: Callable[[], Home],
     settings: Settings,
     request: PullRequest,
     *,
     to: str,
     output: Path,
     layout: str | None = None,
-    dry_run: bool,
 ) -> ConvertReport:
-    reading, _ = read_source(existing_home, settings, request)
+    reading = read_source(existing_home, home, settings, request)
     note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
     written = write_adapter(reading.adapter, to, layout=layout)
     single = len(written.files) == 1 and bool(output.suffix) and not output.is_dir()
-    if not dry_run:
+    if not request.dry_run:
         with _reported(output):
             _write(written.files, output, single=single)
     source = reading.inspection

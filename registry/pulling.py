@@ -1,33 +1,29 @@
-"""Pull and inspect: source → recognised → canonical → stored, each step checked."""
+"""Pull: source → recognised → canonical → stored, each step checked."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adaptrix.convert.reading import Reading, ReadOptions, read_adapter, refusal
+from adaptrix.convert.reading import read_adapter, refusal
 from adaptrix.hub.location import RemoteKind
 from adaptrix.registry.card import read_card
 from adaptrix.registry.recording import note_reading, recorded
-from adaptrix.registry.remotes import Place, Remotes
+from adaptrix.registry.remotes import Remotes
 from adaptrix.registry.reports import PullReport
-from adaptrix.registry.resolve import default_name, resolve, target
+from adaptrix.registry.requests import PullRequest, located, read_options
+from adaptrix.registry.resolve import default_name, target
 from adaptrix.registry.settings import Settings
 from adaptrix.registry.sources import (
     OpenedSource,
     local_record,
-    locate,
     open_local,
     require_online,
 )
 from adaptrix.registry.writing import Provenance, publish, same_content
-from adaptrix.schema.canonical import Json
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import FormatError, InvalidReference, NotFound
 from adaptrix.schema.manifest import Manifest
 from adaptrix.schema.record import AdapterRecord, ConversionRecord, SourceRecord
 from adaptrix.schema.reference import HubSource, PathSource
@@ -38,73 +34,7 @@ from adaptrix.store.home import Home
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
 
-MAX_CONFIG_BYTES = 4 << 20
 MAX_SAME = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PullRequest:
-    """What was asked for; see :meth:`Registry.pull`."""
-
-    source: str
-    name: str | None = None
-    revision: str | None = None
-    base: str | None = None
-    alpha: float | None = None
-    source_layout: str | None = None
-    description: str = ""
-    capabilities: tuple[str, ...] = ()
-    domain: str = ""
-    training_data: str = ""
-    license: str = ""
-    dry_run: bool = False
-    force: bool = False
-
-
-def read_options(request: PullRequest) -> ReadOptions:
-    """How to read, from what was asked.
-
-    Raises:
-        NotFound, FormatError: ``--base`` is a path without a readable ``config.json``.
-    """
-    config, name = None, request.base
-    if request.base is not None:
-        path = _base_config_path(request.base)
-        if path is not None:
-            config = _read_json(path)
-    return ReadOptions(
-        alpha=request.alpha,
-        source_layout=request.source_layout,
-        base_config=config,
-        base_name=name,
-    )
-
-
-def _base_config_path(base: str) -> Path | None:
-    from adaptrix.samples import BASE_DIR, BASE_NAME  # noqa: PLC0415
-
-    if base in {BASE_NAME, "sample"}:
-        return BASE_DIR / "config.json"
-    path = Path(base).expanduser()
-    if path.is_dir():
-        path /= "config.json"
-    if path.is_file():
-        return path
-    if base.startswith((".", "/", "~")) or base.endswith(".json"):
-        raise NotFound("no config.json of a base model there", where=base)
-    return None
-
-
-def _read_json(path: Path) -> dict[str, Json]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise FormatError("too large for a configuration", where=str(path))
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON: {error}", where=str(path)) from error
-    if not isinstance(document, dict):
-        raise FormatError("expected an object", where=str(path))
-    return document
 
 
 def pull(
@@ -119,28 +49,18 @@ def pull(
             from adaptrix.registry.remote_pulling import pull_place  # noqa: PLC0415
 
             return pull_place(home, settings, request, place, progress)
-        located = _located(request, place)
+        found = located(request, place)
         if place is not None and request.name is None:
             request = replace(request, name=place.name)
-        if isinstance(located, PathSource):
-            opened = open_local(located)
+        if isinstance(found, PathSource):
+            opened = open_local(found)
             return ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
-        return _pull_hub(home, settings, request, located, progress)
+        return _pull_hub(home, settings, request, found, progress)
 
 
 def logged(home: Home, request: PullRequest) -> AbstractContextManager[None]:
     """Log what the block pulls, unless it is a dry run."""
     return nullcontext() if request.dry_run else recorded(lambda: home, "pull", request.source)
-
-
-def _located(request: PullRequest, place: Place | None) -> HubSource | PathSource:
-    """A path or a hub's repository; a remote may be a namespace on a hub."""
-    if place is None:
-        return locate(request.source, request.revision)
-    source = HubSource(
-        repository=f"{place.location.path}/{place.name}", revision=place.revision or None
-    )
-    return locate(str(source), request.revision)
 
 
 def _pull_hub(
@@ -306,56 +226,3 @@ def _planned(reference: str, inspection: Inspection, source: str) -> PullReport:
         verdict=inspection.verdict,
         problems=inspection.problems,
     )
-
-
-def read_source(
-    existing_home: Callable[[], Home | None], settings: Settings, request: PullRequest
-) -> tuple[Reading, str]:
-    """Read a stored version, a path, or a remote source by ranged reads.
-
-    Raises:
-        NotFound: nothing of that name, here or there.
-    """
-    stored = _stored_files(existing_home, request.source)
-    if stored is not None:
-        return read_adapter(stored.files, read_options(request)), stored.label
-    place = Remotes(settings).place(request.source)
-    if place is None or place.location.kind is RemoteKind.HUB:
-        located = _located(request, place)
-        if isinstance(located, PathSource):
-            opened = open_local(located)
-            return read_adapter(opened.files, read_options(request)), opened.label
-        from adaptrix.registry.hubbing import open_remote, ranged  # noqa: PLC0415
-
-        require_online(settings.offline, str(located))
-        remote, snapshot = open_remote(located, Remotes(settings).hub_token(request.source))
-        opened = ranged(remote, snapshot, label=str(located))
-    else:
-        from adaptrix.registry.remote_pulling import open_place  # noqa: PLC0415
-
-        opened = open_place(settings, place)
-    options = replace(read_options(request), check_values=False)
-    return read_adapter(opened.files, options), opened.label
-
-
-def inspect_source(
-    existing_home: Callable[[], Home | None], settings: Settings, request: PullRequest
-) -> Inspection:
-    """See :meth:`Registry.inspect`."""
-    reading, label = read_source(existing_home, settings, request)
-    return replace(reading.inspection, source=label)
-
-
-def _stored_files(existing_home: Callable[[], Home | None], text: str) -> OpenedSource | None:
-    if Path(text).expanduser().exists():
-        return None
-    home = existing_home()
-    if home is None:
-        return None
-    from adaptrix.registry.looking import version_files  # noqa: PLC0415
-
-    try:
-        reference, digest = resolve(home, text)
-    except (InvalidReference, NotFound):
-        return None
-    return OpenedSource(label=reference, files=version_files(home, digest, reference))

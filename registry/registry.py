@@ -10,38 +10,42 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from adaptrix.registry import history, looking, managing, searching
-from adaptrix.registry.remotes import Place
-from adaptrix.registry.reports import (
-    ComposeReport,
-    ConvertReport,
-    LogRow,
-    MoveRow,
-    PullReport,
-    Row,
-    ShowReport,
-    SimilarRow,
-    StoredAdapter,
-    VerifyReport,
-)
-from adaptrix.registry.resolve import resolve
 from adaptrix.registry.settings import Settings
 from adaptrix.registry.sharing import Sharing
-from adaptrix.schema.digest import Digest
-from adaptrix.store.home import Home
+from adaptrix.schema.late import LateModule
 
 if TYPE_CHECKING:
     from adaptrix.compose.planning import Plan
     from adaptrix.hub.remote import Progress
+    from adaptrix.registry import history, looking, managing, requests, searching
     from adaptrix.registry.diffing import DiffReport
     from adaptrix.registry.doctor import DoctorReport
     from adaptrix.registry.recipe_files import Ingredient
+    from adaptrix.registry.reports import (
+        ComposeReport,
+        ConvertReport,
+        LogRow,
+        MoveRow,
+        PullReport,
+        Row,
+        ShowReport,
+        SimilarRow,
+        StoredAdapter,
+        VerifyReport,
+    )
     from adaptrix.registry.statistics import StatsReport
+    from adaptrix.schema.digest import Digest
     from adaptrix.schema.report import Inspection
     from adaptrix.store.fsck import FsckReport
     from adaptrix.store.gc import GcReport
+    from adaptrix.store.home import Home
     from adaptrix.store.rebuild import ReindexReport
     from adaptrix.store.usage import Usage
+else:
+    history, looking, managing, requests, searching = (
+        LateModule(f"adaptrix.registry.{name}")
+        for name in ("history", "looking", "managing", "requests", "searching")
+    )
 
 
 class Registry(Sharing):
@@ -57,6 +61,8 @@ class Registry(Sharing):
     def home(self) -> Home:
         """The store, opened on first use; StoreError or AccessDenied when it cannot be."""
         if self._home is None:
+            from adaptrix.store.home import Home  # noqa: PLC0415
+
             self._home = Home.open(self.settings.home)
         return self._home
 
@@ -102,9 +108,9 @@ class Registry(Sharing):
         Raises:
             AdaptrixError: with the exit status of its kind; nothing is stored then.
         """
-        from adaptrix.registry.pulling import PullRequest, pull  # noqa: PLC0415 - reads formats
+        from adaptrix.registry.pulling import pull  # noqa: PLC0415 - reads formats
 
-        request = PullRequest(
+        request = requests.PullRequest(
             source=source,
             name=name,
             revision=revision,
@@ -131,19 +137,12 @@ class Registry(Sharing):
         revision: str | None = None,
     ) -> Inspection:
         """Say what a source or a stored version is; a remote one from its headers alone."""
-        from adaptrix.registry.pulling import PullRequest, inspect_source  # noqa: PLC0415
+        from adaptrix.registry.opening import inspect_source  # noqa: PLC0415
 
-        return inspect_source(
-            self._home_if_any,
-            self.settings,
-            PullRequest(
-                source=source,
-                base=base,
-                alpha=alpha,
-                source_layout=source_layout,
-                revision=revision,
-            ),
+        request = requests.PullRequest(
+            source=source, base=base, alpha=alpha, source_layout=source_layout, revision=revision
         )
+        return inspect_source(self._home_if_any, self.settings, request)
 
     def convert(
         self,
@@ -170,17 +169,18 @@ class Registry(Sharing):
             dry_run: Write nothing.
         """
         from adaptrix.registry.converting import convert  # noqa: PLC0415
-        from adaptrix.registry.pulling import PullRequest  # noqa: PLC0415
 
-        request = PullRequest(source=source, base=base, alpha=alpha, source_layout=source_layout)
+        request = requests.PullRequest(
+            source=source, base=base, alpha=alpha, source_layout=source_layout, dry_run=dry_run
+        )
         return convert(
             self._home_if_any,
+            lambda: self.home,
             self.settings,
             request,
             to=to,
             output=output,
             layout=target_layout,
-            dry_run=dry_run,
         )
 
     def compose(
@@ -259,6 +259,7 @@ class Registry(Sharing):
         """
         if pattern is not None and pattern.endswith("/"):
             from adaptrix.registry.remote_listing import remote_rows  # noqa: PLC0415
+            from adaptrix.registry.remotes import Place  # noqa: PLC0415
 
             place = Place(location=self.remotes.get(pattern[:-1]), base=pattern)
             rows = [row for row in remote_rows(self.settings, place) if row.reference > after]
@@ -377,6 +378,8 @@ class Registry(Sharing):
 
     def digest(self, reference: str) -> Digest:
         """Digest of the version that ``reference`` names."""
+        from adaptrix.registry.resolve import resolve  # noqa: PLC0415
+
         return resolve(self.home, reference)[1]
 
     def close(self) -> None:

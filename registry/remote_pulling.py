@@ -20,9 +20,10 @@ from adaptrix.registry.fetching import (
     read_artifact,
 )
 from adaptrix.registry.hubbing import fetch_snapshot, ranged
-from adaptrix.registry.pulling import PullRequest, ingest, logged, report_of
+from adaptrix.registry.pulling import ingest, logged, report_of
 from adaptrix.registry.remotes import Place, Remotes
 from adaptrix.registry.reports import PullReport
+from adaptrix.registry.requests import PullRequest
 from adaptrix.registry.resolve import clean_name, target
 from adaptrix.registry.settings import Settings
 from adaptrix.registry.sources import OpenedSource
@@ -80,6 +81,16 @@ def open_place(settings: Settings, place: Place) -> OpenedSource:
     artifact = read_artifact(remote, place.name, find(remote, place))
     snapshot = artifact_snapshot(remote, place.name, artifact)
     return ranged(VersionFiles(remote, place.name, snapshot), snapshot, label=place.label)
+
+
+def fetch_place(home: Home, settings: Settings, place: Place) -> OpenedSource:
+    """The adapter's files of a place, brought into the store and verified."""
+    _require_name(place)
+    with connected(settings, place) as remote:
+        artifact = read_artifact(remote, place.name, find(remote, place))
+        snapshot = artifact_snapshot(remote, place.name, artifact)
+        files = VersionFiles(remote, place.name, snapshot)
+        return fetch_snapshot(home, files, snapshot, label=place.label, progress=None).opened
 
 
 def pull_place(

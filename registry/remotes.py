@@ -22,11 +22,10 @@ from adaptrix.schema.errors import (
     UsageError,
 )
 from adaptrix.schema.reference import DEFAULT_TAG, OciSource, Reference, parse_source
-from adaptrix.store.home import Home
-from adaptrix.store.layout import replace_file
 
 if TYPE_CHECKING:
     from adaptrix.hub.versions import VersionRemote
+    from adaptrix.store.home import Home
 
 REMOTES_FILE = "remotes.json"
 HUB_ORIGIN = "hf"
@@ -274,6 +273,8 @@ class Remotes:
             for name, location in remotes.items()
         }
         content = canonical_json({"schema_version": 1, "remotes": document})
+        from adaptrix.store.layout import replace_file  # noqa: PLC0415
+
         replace_file(home.path, REMOTES_FILE, content)
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from adaptrix.hub.credentials import Credential
 from adaptrix.registry.remotes import Remotes
 from adaptrix.registry.settings import Settings
-from adaptrix.store.home import Home
 
 if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
     from adaptrix.registry.exporting import LayoutReport
     from adaptrix.registry.pushing import PushReport
     from adaptrix.registry.remote_pulling import PullAllReport
+    from adaptrix.store.home import Home
 
 
 class Sharing(ABC):

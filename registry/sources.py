@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptrix.convert.source import AdapterFiles, ByteSource, FileSource, open_path
 from adaptrix.hub.selection import select_adapter_files
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import InvalidReference, RemoteError, UsageError
-from adaptrix.schema.record import SourceFile, SourceRecord
 from adaptrix.schema.reference import (
     HubSource,
     OciSource,
@@ -19,6 +19,9 @@ from adaptrix.schema.reference import (
     hub_source_of,
     parse_source,
 )
+
+if TYPE_CHECKING:
+    from adaptrix.schema.record import SourceRecord
 
 CHUNK_BYTES = 1 << 20
 
@@ -85,6 +88,8 @@ def local_record(
     files: Mapping[str, ByteSource], *, on_bytes: Callable[[int], None] | None = None
 ) -> SourceRecord:
     """Digest every file that was read."""
+    from adaptrix.schema.record import SourceFile, SourceRecord  # noqa: PLC0415
+
     found = tuple(
         SourceFile(path=name, digest=_digest(entry, on_bytes), size_bytes=entry.size_bytes)
         for name, entry in sorted(files.items())

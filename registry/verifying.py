@@ -35,7 +35,7 @@ class _Findings:
 
 def verify(home: Home, text: str, *, base: str | None) -> VerifyReport:
     """See :meth:`Registry.verify`."""
-    from adaptrix.registry.pulling import PullRequest, read_options  # noqa: PLC0415
+    from adaptrix.registry.requests import PullRequest, read_options  # noqa: PLC0415
 
     reference, digest = resolve(home, text)
     options = ReadOptions()

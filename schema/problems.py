@@ -73,7 +73,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "No adapter factors found. To extract a LoRA, provide the base and accept a truncated SVD."
     ),
     "bottleneck_adapter": _fail("Bottleneck adapters add layers; they are not a weight update."),
-    "unsupported_method": _fail("This method is recognised but cannot be converted exactly yet."),
+    "unsupported_method": _fail(
+        "It is not a LoRA: load it with the tool that made it, or merge it into its base there."
+    ),
     "routed_adapter": _fail(
         "The effect depends on the input (router or gate); export each expert."
     ),
@@ -120,6 +122,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         Severity.WARNING, "", hint="If base weights were trained too, this adapter is only a part."
     ),
     "recomputed": ProblemCode(Severity.NOTE, ""),
+    "training_state": ProblemCode(
+        Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
+    ),
     "wide_dtype": ProblemCode(Severity.NOTE, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),
     "ignored_files": ProblemCode(Severity.NOTE, ""),

@@ -8,6 +8,7 @@ from adaptrix.convert.formats import (
     lora_vit,
     loralib,
     mlx,
+    mlx_vlm,
     nemo,
     peft,
     per_layer,
@@ -19,6 +20,7 @@ from adaptrix.convert.formats import (
 FORMATS: tuple[Format, ...] = (
     peft.FORMAT,
     mlx.FORMAT,
+    mlx_vlm.FORMAT,
     gguf.FORMAT,
     torchtune.FORMAT,
     litgpt.FORMAT,

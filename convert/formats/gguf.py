@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
 from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.arrays import take_rows, transpose
@@ -21,6 +19,7 @@ from adaptrix.convert.contents import Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.gguf_names import ARCHITECTURES, FUSED_QKV, OUTER, GgufArchitecture
 from adaptrix.convert.layouts.phi import split
+from adaptrix.convert.numeric import np
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers.gguf import write
 from adaptrix.schema.adapter import ModuleKind, Scale

@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-import numpy as np
-
 from adaptrix.convert.arrays import bits, concat_rows, content
 from adaptrix.convert.contents import Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition
+from adaptrix.convert.numeric import np
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.pairs import paired
 from adaptrix.schema.adapter import Scale

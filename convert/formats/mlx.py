@@ -2,18 +2,22 @@
 
 ``lora_a (in, r)`` and ``lora_b (r, out)``; the scale is applied as it stands and never
 divided by the rank (mlx_lm, ``tuner/lora.py``: ``y + scale·(x@a)@b``). DoRA adds ``m (out,)``.
+Layers of experts (``SwitchLinear``) hold ``lora_a (experts, r, in)``, or ``(experts·r, in)`` in
+older versions, and ``lora_b (experts, out, r)``, not transposed: they become one pair each,
+under the names that the model had before its experts were stacked.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adaptrix.convert.architecture.detect import layer_indices
 from adaptrix.convert.arrays import transpose
 from adaptrix.convert.contents import CONFIG_NAME, Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
+from adaptrix.convert.formats.mlx_experts import expert_pairs
 from adaptrix.convert.formats.peft_config import finite_alpha, whole_rank
 from adaptrix.convert.keys import strip_wrappers
 from adaptrix.convert.options import ReadOptions
@@ -79,6 +83,8 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             message = f"has {', '.join(sorted(leaves))} and lacks the rest of its pair"
             problems.append(Problem.of("unpaired_factor", message, where=path))
             unknown += leaves.values()
+        elif experts := expert_pairs(path, leaves, contents.tensors):
+            factors += [replace(pair, scale=scale.of(pair.rank)) for pair in experts]
         elif shapeless := _not_matrices(path, leaves, contents.tensors):
             problems.append(shapeless)
             unknown += leaves.values()
@@ -121,8 +127,8 @@ def _not_matrices(
     if all(len(shape) == 2 for shape in shapes):
         return None
     if any(len(shape) == 3 for shape in shapes):
-        message = f"factors of experts {shapes[0]} and {shapes[1]} are not converted yet"
-        return Problem.of("unsupported_method", message, where=path)
+        message = f"factors of experts of shapes {shapes[0]} and {shapes[1]} are no pairs"
+        return Problem.of("shape_mismatch", message, where=path)
     message = f"factors of shapes {shapes[0]} and {shapes[1]}"
     return Problem.of("sharded_state", message, where=path)
 

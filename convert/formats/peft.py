@@ -7,15 +7,14 @@ warning, what the file holds and it does not explain is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.contents import CONFIG_NAME, Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
-from adaptrix.convert.formats.peft_exact import METHODS, exact_pairs
-from adaptrix.convert.formats.peft_methods import method_problem, module_hints
+from adaptrix.convert.formats.peft_others import read_other_method
 from adaptrix.convert.formats.peft_parameters import parameters
 from adaptrix.convert.formats.peft_replacements import (
     VALUE_HEAD,
@@ -24,7 +23,12 @@ from adaptrix.convert.formats.peft_replacements import (
     replacements,
 )
 from adaptrix.convert.formats.peft_scale import Setting, resolve
-from adaptrix.convert.formats.peft_variants import apply_variant, parse_variant
+from adaptrix.convert.formats.peft_targets import kept_settings, suffixes
+from adaptrix.convert.formats.peft_variants import (
+    apply_variant,
+    parse_variant,
+    without_training_state,
+)
 from adaptrix.convert.keys import FACTOR_LEAVES, parse_key
 from adaptrix.convert.merged_linear import expand
 from adaptrix.convert.options import ReadOptions
@@ -36,8 +40,6 @@ from adaptrix.schema.report import Fidelity, Problem
 from adaptrix.schema.tensor import LazyTensor
 
 _VARIANT_LEAVES: Mapping[str, str] = {
-    "lora_velora_embed": "VeLoRA changes how the factors are applied",
-    "lora_monteclora_sampler": "MonteCLoRA samples its factors at run time",
     "lora_E": "AdaLoRA's singular values, and the configuration does not say AdaLoRA",
 }
 Groups = dict[str, dict[str, str]]
@@ -70,19 +72,9 @@ def _seen(factors: int, contents: Contents) -> tuple[str, ...]:
 def read(contents: Contents, options: ReadOptions) -> Draft:
     """Pair the factors, resolve their scales, sort out everything beside them."""
     config, problems = parse_config(contents.config)
-    refused = method_problem(contents, config)
-    if refused is not None:
-        method = config.peft_type.lower()
-        return refuse(
-            contents,
-            method=method,
-            problems=(refused,),
-            reason=f"{method} is not converted",
-            hints=module_hints(contents),
-            base_name=config.base_name,
-        )
-    if config.peft_type in METHODS:
-        return _read_exact(contents, config, problems, options)
+    other = read_other_method(contents, config, problems, options)
+    if other is not None:
+        return other
     if several := _several(contents.tensors):
         return refuse(
             contents,
@@ -91,6 +83,7 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             reason="one of several adapters",
             base_name=config.base_name,
         )
+    contents, ignored = without_training_state(contents)
     groups, unknown, found = _group(contents.tensors)
     if is_whole_model(contents.tensors, set(groups)):
         # Buffers of the base and leftovers of its quantisation are explained by that.
@@ -105,14 +98,17 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
     scale_problems += [*variant_problems, *raw.problems]
     factors += raw.slices
     rest = replacements(contents.tensors, config, {f.path for f in factors})
+    if ignored:
+        message = f"{len(ignored)} tensors of {ignored[0].reason.partition(':')[0]} are left out"
+        problems += (Problem.of("training_state", message, where=ignored[0].name),)
     problems += (*_pair_problems(incomplete, groups), *scale_problems, *rest.problems)
     dora = any(f.magnitude is not None for f in factors)
     return Draft(
         method=_method(config, factors, dora=dora),
-        total=len(contents.tensors),
+        total=len(contents.tensors) + len(ignored),
         factors=tuple(factors),
         replacements=rest.replacements,
-        ignored=tuple(rest.ignored),
+        ignored=(*rest.ignored, *ignored),
         unknown=tuple(sorted({*unknown, *lacking, *rest.unknown})),
         problems=(
             *problems,
@@ -126,7 +122,7 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         needs_base=_needs_base(config, contents, dora=dora),
         fan_in_fan_out=config.fan_in_fan_out,
         fidelity=Fidelity.ROUNDING if _is_kasa(contents) else Fidelity.EXACT,
-        extra=_extra(config, factors) | _kasa(contents),
+        extra=kept_settings(config, factors) | _kasa(contents),
     )
 
 
@@ -170,47 +166,6 @@ def _varied(
             problems.append(one)
         plain.append(pair if isinstance(one, Problem) else one)
     return plain, problems[:8]
-
-
-def _read_exact(
-    contents: Contents, config: PeftConfig, problems: tuple[Problem, ...], options: ReadOptions
-) -> Draft:
-    """A method that is exactly a LoRA, with what stands beside its factors."""
-    base = named_base(options, config.base_name)
-    pairs = exact_pairs(contents, config, base, values=options.check_values)
-    stop = next((p for p in pairs.problems if p.code in _NO_PAIRS), None)
-    if stop is not None:
-        return refuse(
-            contents,
-            method=config.peft_type.lower(),
-            problems=(*problems, stop),
-            reason=f"{config.peft_type.lower()} is not converted",
-            hints=module_hints(contents),
-            base_name=config.base_name,
-        )
-    rest = replacements(pairs.beside, config, {f.path for f in pairs.factors})
-    computed = any(p.code == "recomputed" for p in pairs.problems)
-    return Draft(
-        method=config.peft_type.lower(),
-        total=len(contents.tensors),
-        factors=pairs.factors,
-        replacements=rest.replacements,
-        ignored=tuple(rest.ignored),
-        unknown=tuple(sorted({*pairs.unknown, *rest.unknown})),
-        problems=(*problems, *pairs.problems, *rest.problems),
-        base_name=config.base_name,
-        base_revision=config.base_revision,
-        base_class=config.base_class,
-        task_type=config.task_type,
-        fan_in_fan_out=config.fan_in_fan_out,
-        fidelity=Fidelity.ROUNDING if computed else Fidelity.EXACT,
-        extra=_extra(config, list(pairs.factors)),
-    )
-
-
-_NO_PAIRS = {
-    "unsupported_method", "ambiguous_layout", "unpaired_factor", "shape_mismatch", "unread_values",
-}  # fmt: skip
 
 
 def _method(config: PeftConfig, factors: list[Factors], *, dora: bool) -> str:
@@ -393,7 +348,7 @@ def _magnitude_problems(config: PeftConfig, factors: list[Factors]) -> list[Prob
 
 def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list[Problem]:
     paths = [f.path for f in factors] + [r.parameter for r in rest.replacements]
-    ends = _suffixes(paths)
+    ends = suffixes(paths)
     unused = [t for t in config.targets or () if t not in ends]
     saved = [m for m in config.modules_to_save if not any(f".{m}." in f".{p}" for p in paths)]
     found = []
@@ -406,26 +361,6 @@ def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list
         message = f"modules_to_save {', '.join(sorted(missing)[:12])} have no tensors"
         found.append(Problem.of("unused_target", message, where=CONFIG_NAME))
     return found
-
-
-def _suffixes(paths: Iterable[str]) -> set[str]:
-    """Everything that a target may be to select one of ``paths``."""
-    found: set[str] = set()
-    for path in paths:
-        parts = path.split(".")
-        found.update(".".join(parts[start:]) for start in range(len(parts)))
-    return found
-
-
-def _extra(config: PeftConfig, factors: list[Factors]) -> dict[str, Json]:
-    """Kept settings; targets only as far as they have tensors."""
-    extra = dict(config.extra)
-    if config.targets:
-        ends = _suffixes(f.path for f in factors)
-        extra["target_modules"] = sorted(t for t in config.targets if t in ends)
-    if config.modules_to_save:
-        extra["modules_to_save"] = list(config.modules_to_save)
-    return extra
 
 
 FORMAT = Format(name="peft", recognise=recognise, read=read, write=write)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from adaptrix.convert.arrays import Bits, bits, concat_rows, content, to_numpy_f64
 from adaptrix.convert.computed import Array, computed
 from adaptrix.convert.formats.peft_config import MAX_RANK
+from adaptrix.convert.numeric import np
 from adaptrix.schema.tensor import DType, LazyTensor
 
 _PRECISION = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.F16: 2.0**-10, DType.BF16: 2.0**-7}

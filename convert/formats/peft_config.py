@@ -36,8 +36,6 @@ _VARIANTS: Mapping[str, tuple[str, str]] = {
         "aLoRA acts only after its invocation tokens; as plain LoRA it would always act",
     ),
     "arrow_config": ("routed_adapter", "Arrow routes every token between several adapters"),
-    "velora_config": ("unsupported_method", "VeLoRA changes how the factors are applied"),
-    "monteclora_config": ("unsupported_method", "MonteCLoRA samples its factors at run time"),
     "layer_replication": (
         "unsupported_method",
         "layer_replication numbers the layers of a base that was grown first",

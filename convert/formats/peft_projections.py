@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from adaptrix.convert.arrays import from_array
+from adaptrix.convert.numeric import np
 from adaptrix.schema.tensor import DType, LazyTensor
 
-Floats = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Floats: TypeAlias = "npt.NDArray[np.float32]"
 MAX_ELEMENTS = 1 << 30
 
 

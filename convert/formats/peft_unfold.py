@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from adaptrix.convert.architecture.base import NamedBase
 from adaptrix.convert.architecture.detect import shape_of
 from adaptrix.convert.architecture.families import family_of_model_type
@@ -28,6 +26,7 @@ from adaptrix.convert.computed import (
 )
 from adaptrix.convert.formats.peft_blocks import beside, full_kronecker, gralora_pair, on_top
 from adaptrix.convert.formats.peft_projections import drawn_projections
+from adaptrix.convert.numeric import np
 from adaptrix.schema.adapter import Scale
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.tensor import DType, LazyTensor

@@ -1,29 +1,31 @@
-"""Variants below ``peft_type: LORA`` that are still a LoRA: BD-LoRA, KaSA, QA-LoRA.
+"""Variants below ``peft_type: LORA`` that are still a LoRA.
 
 BD-LoRA stores the blocks of a block-diagonal factor on top of each other; QA-LoRA pools the
 inputs in groups of ``g`` before ``A``; KaSA puts a diagonal between the factors and takes the
 ``r`` smallest singular components off the base, so its update is one for that base only.
+VeLoRA (its projection of activations for the backward pass) and MonteCLoRA (its sampler) act
+while training only; their state is left out.
 Source: PEFT 0.21, ``tuners/lora/variants.py``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from adaptrix.convert.architecture.base import NamedBase
 from adaptrix.convert.architecture.detect import shape_of
 from adaptrix.convert.architecture.families import family_of_model_type
 from adaptrix.convert.arrays import bits, content, take_columns
 from adaptrix.convert.computed import scaled_columns
-from adaptrix.convert.contents import CONFIG_NAME
+from adaptrix.convert.contents import CONFIG_NAME, Contents
 from adaptrix.convert.draft import Factors
+from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.peft import DIAGONAL, KASA
 from adaptrix.schema.adapter import Scale
 from adaptrix.schema.canonical import Json
-from adaptrix.schema.report import Problem
+from adaptrix.schema.report import IgnoredTensor, Problem
 from adaptrix.schema.tensor import LazyTensor
 
 
@@ -66,6 +68,23 @@ def parse_variant(config: Mapping[str, Json] | None) -> tuple[Variant, tuple[Pro
         wide_a, wide_b = (_names(blocks.get(f"target_modules_bd_{side}")) for side in "ab")
         found = replace(found, blocks=count, wide_a=wide_a, wide_b=wide_b)
     return found, ()
+
+
+_TRAINING_STATE = re.compile(r"\.lora_(?P<name>velora|monteclora)_\w+(?:\.|$)")
+_TOOLS = {"velora": "VeLoRA", "monteclora": "MonteCLoRA"}
+
+
+def without_training_state(contents: Contents) -> tuple[Contents, tuple[IgnoredTensor, ...]]:
+    """``contents`` without what only training used, and that with its reason."""
+    found = {name: m for name in contents.tensors if (m := _TRAINING_STATE.search(name))}
+    if not found:
+        return contents, ()
+    kept = {name: tensor for name, tensor in contents.tensors.items() if name not in found}
+    ignored = tuple(
+        IgnoredTensor(name=name, reason=f"{_TOOLS[match['name']]}: state of its training only")
+        for name, match in found.items()
+    )
+    return replace(contents, tensors=kept), ignored
 
 
 def apply_variant(

@@ -83,8 +83,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("diffusers", "lora", _UNSUPPORTED, f"LoRA of diffusers or ComfyUI: {_LATER}", r"^(unet|text_encoder(_\d)?|transformer|diffusion_model)\.(?!h\.)(\w+_blocks?|blocks|layers|joint_blocks|text_model|encoder|single_\w+|double_\w+)\..*\.(lora_[AB]|lora_(down|up))\b", score=0.97),
     _kind("comfyui", "lora", _UNSUPPORTED, f"LoRA with lora_down/lora_up keys: {_LATER}", r"\.lora_(down|up)\.weight$", score=0.85),
     _kind("lora_diffusion", "lora", _UNSUPPORTED, f"LoRA of lora_diffusion (cloneofsimo): {_LATER}", r"^(unet|text_encoder|vae):\d+:(up|down)$", score=0.95),
-    _kind("keras", "lora", _UNSUPPORTED, f"LoRA of Keras: {_LATER}", r"lora_(kernel|embeddings)_[ab]$", score=0.95),
-    _kind("mlx-vlm", "lora", _UNSUPPORTED, f"LoRA of mlx-vlm: {_LATER}", r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|\w+)\.[AB]$", score=0.8),
+    _kind("keras", "lora", _UNSUPPORTED, "LoRA of Keras: factors are numbered by layer, without names or alpha", r"lora_(kernel|embeddings)_[ab]$", score=0.95, hint="Save each layer's lora_kernel_a and lora_kernel_b as PEFT's lora_A and lora_B."),
     _kind("tensor-list", "lora", _UNSUPPORTED, "a bare list of matrices without names; perhaps factors of lora_diffusion", r"^\d+$", score=0.7, hint="Convert it to safetensors with the tool that wrote it."),
     _kind("adalora", "adalora", _UNSUPPORTED, "AdaLoRA without its configuration, which has the rank that scales it", r"\.lora_E\b", score=0.97, least=0.1, hint="Put adapter_config.json beside it."),
     _kind("phi-4-multimodal", "full_checkpoint", "full_checkpoint", "a base model that carries its own adapters", r"\.lora_[AB]\.(speech|vision)\.weight$", score=0.99, least=0.01),
@@ -93,11 +92,6 @@ KINDS: tuple[Kind, ...] = (
     _kind("deepspeed-shard", "sharded_state", "sharded_state", "one rank's part of a DeepSpeed or FSDP state", r"(single_partition_of_)?fp32_(flat_)?groups?\b|_flat_param|fp32_from_fp16|flat_param", score=0.98, least=0.01),
     _kind("full-checkpoint", "full_checkpoint", "full_checkpoint", "weights of a whole model, and no adapter factors", r"\.?(weight|bias|inv_freq|running_(mean|var)|scales|biases|qweight|qzeros)$", score=0.5, least=0.6),
 )  # fmt: skip
-_FOREIGN = {
-    ".h5": ("keras", "LoRA of Keras (HDF5)"), ".onnx_adapter": ("onnx", "an ONNX Runtime adapter"),
-    ".distcp": ("dcp", "a distributed checkpoint of torch"), ".nemo": ("nemo", "a NeMo archive"),
-    ".npy": ("tensorrt-llm", "arrays as TensorRT-LLM writes them"),
-}  # fmt: skip
 
 
 def recognise_kind(kind: Kind, contents: Contents) -> Recognition | None:
@@ -130,13 +124,6 @@ def read_kind(kind: Kind, contents: Contents, _options: ReadOptions) -> Draft:
         hints=module_hints(contents),
         base_name=declared if isinstance(declared, str) else "",
     )
-
-
-def foreign_problem(name: str) -> tuple[str, Problem]:
-    """Format name and refusal of a container that is not read here, by its suffix."""
-    suffix = f".{name.rpartition('.')[2]}"
-    tool, message = _FOREIGN.get(suffix, ("foreign", "a container of another tool"))
-    return tool, Problem.of(_UNSUPPORTED, f"{message}: {_LATER}", where=name)
 
 
 def _format(kind: Kind) -> Format:

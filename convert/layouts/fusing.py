@@ -11,16 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from adaptrix.convert.arrays import bits, content, take_columns, take_rows, to_numpy_f64
 from adaptrix.convert.computed import computed
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.row_orders import Rows
+from adaptrix.convert.numeric import np
 from adaptrix.schema.adapter import Scale, ScaleRule
 from adaptrix.schema.tensor import LazyTensor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)

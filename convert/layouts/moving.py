@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.experts import slice_of
 from adaptrix.convert.layouts.fusing import CannotJoin, cut, join
 from adaptrix.convert.layouts.renames import Move, fill, moves, slots
 from adaptrix.convert.layouts.row_orders import Rows
+from adaptrix.convert.numeric import np
 from adaptrix.schema.adapter import ModuleKind, Replacement, ReplacementRole
 from adaptrix.schema.report import Problem
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from adaptrix.convert.arrays import take_rows
 from adaptrix.convert.draft import Factors
+from adaptrix.convert.numeric import np
 from adaptrix.schema.tensor import LazyTensor
 
 

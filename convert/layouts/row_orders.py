@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from adaptrix.convert.layouts.grouped import group_rows, head_size
+from adaptrix.convert.numeric import np
 
-Rows = Mapping[str, npt.NDArray[np.intp]]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Rows: TypeAlias = "Mapping[str, npt.NDArray[np.intp]]"
 _SHARDS = 4
 
 

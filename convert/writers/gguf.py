@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from functools import partial
 
-import numpy as np
-
 from adaptrix.convert.arrays import transpose
 from adaptrix.convert.gguf_file import gguf_bytes
+from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.files import encoded_file
 from adaptrix.convert.writers.scales import alpha_for
 from adaptrix.convert.written import Written

@@ -10,9 +10,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from adaptrix.convert.arrays import bits, content
+from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.files import bytes_file
 from adaptrix.convert.writers.scales import alpha_for, number
 from adaptrix.convert.writers.torch_file import torch_file

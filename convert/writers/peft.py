@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from adaptrix.convert.arrays import from_array
 from adaptrix.convert.layouts.renames import has_experts, is_raw_weight
+from adaptrix.convert.numeric import np
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
 from adaptrix.convert.writers.peft_experts import CONVENTION, Stacks, check_plain, stacks

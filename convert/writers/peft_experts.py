@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from adaptrix.convert.arrays import bits, content
 from adaptrix.convert.layouts.experts import ordered, slice_of
+from adaptrix.convert.numeric import np
 from adaptrix.schema.adapter import (
     AdaptedModule,
     Adapter,

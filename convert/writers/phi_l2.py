@@ -11,9 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from adaptrix.convert.arrays import bits, concat_rows, content
+from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.peft import write as write_peft
 from adaptrix.convert.written import Written
 from adaptrix.schema.adapter import (

@@ -232,3 +232,29 @@ def test_kasas_delta_is_carried_and_marked(tmp_path):
     with torch.no_grad():
         wanted, got = model.eval()(tokens).logits, loaded(tokens).logits
     assert float((wanted - got).abs().max()) < 1e-4 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("variant", ["VeloraConfig", "MontecloraConfig"])
+def test_variants_that_act_in_training_only_are_plain_factors(tmp_path, variant):
+    config = getattr(pytest.importorskip("peft"), variant)()
+    if variant == "VeloraConfig":
+        config.num_groups = 2
+    name = f"{variant.removesuffix('Config').lower()}_config"
+    model = trained(LoraConfig(target_modules=["q_proj", "v_proj"], r=4, lora_alpha=6,
+                               **{name: config}))  # fmt: skip
+    model.save_pretrained(tmp_path / "theirs")
+    reading = read_adapter(open_path(tmp_path / "theirs"), ReadOptions(base_config=BASE))
+    account = reading.inspection.tensors
+    assert account.total == account.used + len(account.ignored)
+    assert account.ignored
+    assert "training_state" in [p.code for p in reading.inspection.problems]
+    (tmp_path / "ours").mkdir()
+    for file in write_adapter(reading.adapter, "peft").files:
+        (tmp_path / "ours" / file.path).write_bytes(b"".join(bytes(c) for c in file.chunks()))
+    torch.manual_seed(0)
+    plain = LlamaForCausalLM(LlamaConfig(**SIZES))
+    again = PeftModel.from_pretrained(plain, tmp_path / "ours").eval()
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        wanted, got = model.eval()(tokens).logits, again(tokens).logits
+    assert float((wanted - got).abs().max()) < 1e-5 * float(wanted.abs().max())

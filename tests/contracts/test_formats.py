@@ -38,7 +38,6 @@ SAMPLES = {
     ("comfyui", "lora"): ["blocks.0.self_attn.q.lora_down.weight"],
     ("lora_diffusion", "lora"): ["unet:0:down", "unet:0:up"],
     ("keras", "lora"): ["lora.0.lora_kernel_a"],
-    ("mlx-vlm", "lora"): ["language_model.model.layers.0.self_attn.q_proj.A", "language_model.model.layers.0.self_attn.q_proj.B"],
     ("tensor-list", "lora"): ["0", "1"],
     ("adalora", "adalora"): ["base_model.model.q.lora_A", "base_model.model.q.lora_B", "base_model.model.q.lora_E"],
     ("phi-4-multimodal", "full_checkpoint"): ["model.layers.0.mlp.down_proj.lora_A.speech.weight", "model.norm.weight"],

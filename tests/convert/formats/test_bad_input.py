@@ -98,7 +98,7 @@ CASES = {
     "unknown leaf": bad(code="unknown_tensors", tensors=pair() | {f"{Q}.lora_C.weights": ones(2, 2)}),
     "KaSA without its diagonal": bad(code="unpaired_factor", tensors=pair(), config={"kasa_config": {"beta": 1}}),
     "KaSA that is not declared": bad(code="unsupported_method", tensors=pair() | {f"{Q}.lora_diag": ones(2)}),
-    "MonteCLoRA": bad(code="unsupported_method", tensors=pair() | {f"{Q}.lora_monteclora_sampler.std": ones(2)}),
+    "MonteCLoRA": bad(code="training_state", verdict="PASS", status=None, tensors=pair() | {f"{Q}.lora_monteclora_sampler.std": ones(2)}),
     "aLoRA": bad(code="unsupported_method", tensors=pair(), config={"alora_invocation_tokens": [1, 2]}),
     "Arrow": bad(code="routed_adapter", tensors=pair(), config={"arrow_config": {"top_k": 2}}),
     "PiSSA": bad(code="needs_residual_base", verdict="INCONCLUSIVE", status=None, tensors=pair(), config={"init_lora_weights": "pissa_niter_4"}),

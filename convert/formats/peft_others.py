@@ -1,0 +1,71 @@
+"""PEFT's methods beside LoRA: those that become one, and those that are refused."""
+
+from __future__ import annotations
+
+from adaptrix.convert.architecture.base import named_base
+from adaptrix.convert.contents import Contents
+from adaptrix.convert.draft import Draft, refuse
+from adaptrix.convert.formats.peft_config import PeftConfig
+from adaptrix.convert.formats.peft_exact import METHODS, exact_pairs
+from adaptrix.convert.formats.peft_methods import method_problem, module_hints
+from adaptrix.convert.formats.peft_replacements import replacements
+from adaptrix.convert.formats.peft_targets import kept_settings
+from adaptrix.convert.options import ReadOptions
+from adaptrix.schema.report import Fidelity, Problem
+
+_NO_PAIRS = {
+    "unsupported_method", "ambiguous_layout", "unpaired_factor", "shape_mismatch", "unread_values",
+}  # fmt: skip
+
+
+def read_other_method(
+    contents: Contents, config: PeftConfig, problems: tuple[Problem, ...], options: ReadOptions
+) -> Draft | None:
+    """The draft of a file that is not LoRA's; None for LoRA."""
+    refused = method_problem(contents, config)
+    if refused is not None:
+        return _refused(contents, config, (refused,))
+    if config.peft_type in METHODS:
+        return _read_exact(contents, config, problems, options)
+    return None
+
+
+def _refused(contents: Contents, config: PeftConfig, problems: tuple[Problem, ...]) -> Draft:
+    method = config.peft_type.lower()
+    return refuse(
+        contents,
+        method=method,
+        problems=problems,
+        reason=f"{method} is not converted",
+        hints=module_hints(contents),
+        base_name=config.base_name,
+    )
+
+
+def _read_exact(
+    contents: Contents, config: PeftConfig, problems: tuple[Problem, ...], options: ReadOptions
+) -> Draft:
+    """A method that is exactly a LoRA, with what stands beside its factors."""
+    base = named_base(options, config.base_name)
+    pairs = exact_pairs(contents, config, base, values=options.check_values)
+    stop = next((p for p in pairs.problems if p.code in _NO_PAIRS), None)
+    if stop is not None:
+        return _refused(contents, config, (*problems, stop))
+    rest = replacements(pairs.beside, config, {f.path for f in pairs.factors})
+    computed = any(p.code == "recomputed" for p in pairs.problems)
+    return Draft(
+        method=config.peft_type.lower(),
+        total=len(contents.tensors),
+        factors=pairs.factors,
+        replacements=rest.replacements,
+        ignored=tuple(rest.ignored),
+        unknown=tuple(sorted({*pairs.unknown, *rest.unknown})),
+        problems=(*problems, *pairs.problems, *rest.problems),
+        base_name=config.base_name,
+        base_revision=config.base_revision,
+        base_class=config.base_class,
+        task_type=config.task_type,
+        fan_in_fan_out=config.fan_in_fan_out,
+        fidelity=Fidelity.ROUNDING if computed else Fidelity.EXACT,
+        extra=kept_settings(config, pairs.factors),
+    )
