@@ -1,4 +1,4 @@
-"""Generate ``convert/layouts/renames.json`` from the installed transformers.
+"""Generate ``convert/layouts/renames.jsonl`` from the installed transformers.
 
 ``python -m adaptrix.loader.renames``. Models are built on the meta device with two layers;
 names are taken back with transformers' own ``revert_weight_conversion``, and a row is kept
@@ -24,15 +24,20 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from adaptrix.convert.layouts.renames import slots
+from adaptrix.convert.layouts.renames import anonymous, slots
 
-_TARGET = Path(__file__).resolve().parents[1] / "convert" / "layouts" / "renames.json"
+_TARGET = Path(__file__).resolve().parents[1] / "convert" / "layouts" / "renames.jsonl"
 _MODULES = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SECONDS = 60
 # Only these change which rows or which name, and nothing inside of a row.
 _PLAIN = {"Chunk", "Concatenate", "MergeModulelist"}
-_ALIASES = {"aya_vision": "llava"}
+_ALIASES = {"aya_vision": "llava", "dots1": "qwen2_moe"}
 """Types whose default configuration builds no model, and whose table is another's."""
+_SMALL = {
+    "num_hidden_layers": 2, "first_k_dense_replace": 0, "num_dense_layers": 0,
+    "mlp_only_layers": [], "decoder_sparse_step": 1, "moe_layer_start_index": 0,
+}  # fmt: skip
+"""Two layers, and experts in them where the type has experts."""
 
 
 @dataclass(slots=True)
@@ -94,18 +99,21 @@ def _holds(old: str, row: str, entry: Found) -> bool:
 
 
 def _text(document: Mapping[str, Any]) -> str:
-    """JSON with one table, and one family, a line."""
-    lines = []
-    for key, value in document.items():
-        if isinstance(value, list):
-            inside = ",\n".join(json.dumps(entry, sort_keys=True) for entry in value)
-            lines.append(f'"{key}": [\n{inside}\n]')
-        elif isinstance(value, dict):
-            rows = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(value.items()))
-            lines.append(f'"{key}": {{\n' + ",\n".join(rows) + "\n}")
-        else:
-            lines.append(f'"{key}": {json.dumps(value)}')
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    """The head, one table a line, then each old name with the tables that have it, sorted.
+
+    Readers parse the head and the lines they need.
+    """
+    head = {name: value for name, value in document.items() if name != "tables"}
+    lines = [
+        json.dumps(entry, sort_keys=True, separators=(",", ":"))
+        for entry in (head | {"tables": len(document["tables"])}, *document["tables"])
+    ]
+    index: dict[str, set[int]] = {}
+    for number, table in enumerate(document["tables"]):
+        for old in table:
+            index.setdefault(anonymous(old), set()).add(number)
+    lines += [f"{old}\t{' '.join(map(str, sorted(found)))}" for old, found in sorted(index.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _of_type(model_type: str, failed: dict[str, str]) -> Found:
@@ -156,10 +164,12 @@ def _limited() -> Iterator[None]:
 
 def _configuration(model_type: str) -> Any:
     kind: Any = transformers.CONFIG_MAPPING[model_type]
-    try:
-        return kind(num_hidden_layers=2)
-    except Exception:  # noqa: BLE001 - not every configuration has that field
-        return kind()
+    default = kind()
+    wanted = {name: value for name, value in _SMALL.items() if hasattr(default, name)}
+    for settings in (wanted, {"num_hidden_layers": 2}):
+        with contextlib.suppress(Exception):
+            return kind(**settings)
+    return default
 
 
 def _of_class(kind: Any, model_type: str, found: Found) -> None:
@@ -256,10 +266,10 @@ def _row(name: str, row: str, new: str, modules: set[str]) -> Iterator[tuple[str
     """The row as templates; nothing when the numbers of the two names do not agree."""
     keeps = name.endswith(".weight") and not _place(new, modules).endswith(".weight")
     stacked = not row.startswith("!") and row.partition("#")[0].endswith(".{}")
-    old, numbers = slots(_module(name) if keeps and (stacked or _is_moved(new, modules)) else name)
     if row.startswith("!"):
-        yield old, row
+        yield slots(_module(name))[0], row
         return
+    old, numbers = slots(_module(name) if keeps and (stacked or _is_moved(new, modules)) else name)
     body, mark, share = row.partition("#")
     templates = []
     for place in body.split("|"):

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from adaptrix.convert.arrays import take_columns, take_rows, transpose
+from adaptrix.convert.arrays import Bits, bits, content, take_rows, transpose
 from adaptrix.convert.draft import Factors
 from adaptrix.schema.adapter import ModuleKind, Scale
 from adaptrix.schema.tensor import LazyTensor
@@ -86,7 +86,7 @@ def slices(
     found = []
     for expert in range(experts):
         a = take_rows(pair.a, slice(expert * rank, (expert + 1) * rank))
-        b = take_columns(pair.b, slice(expert, None, experts))
+        b = _columns(pair.b, experts, expert)
         if turned:
             a, b = transpose(b), transpose(a)
         one = replace(
@@ -94,6 +94,30 @@ def slices(
         )
         found.append(one)
     return found
+
+
+class _Slot:
+    """The factors of one parameter by expert, kept for as long as its experts are asked for."""
+
+    def __init__(self) -> None:
+        self._held: tuple[LazyTensor, Bits] | None = None
+
+    def by_expert(self, b: LazyTensor, experts: int) -> Bits:
+        """``B (out, r·E)`` as ``(E, out, r)``: every E-th column together, moved once."""
+        held = self._held
+        if held is None or held[0] is not b:
+            moved = bits(b).reshape(b.shape[0], -1, experts).transpose(2, 0, 1).copy()
+            self._held = held = (b, moved)
+        return held[1]
+
+
+_SLOT = _Slot()
+
+
+def _columns(b: LazyTensor, experts: int, expert: int) -> LazyTensor:
+    """Columns of one expert: ``(out, r·E)`` to ``(out, r)``."""
+    shape = (b.shape[0], b.shape[1] // experts)
+    return replace(b, shape=shape, load=lambda: content(_SLOT.by_expert(b, experts)[expert]))
 
 
 def slice_of(path: str) -> tuple[str, int] | None:

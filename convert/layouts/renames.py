@@ -1,6 +1,6 @@
 """Module names of earlier transformers releases, and where each module is today.
 
-``renames.json`` is generated from transformers' own conversion tables (``python -m
+``renames.jsonl`` is generated from transformers' own conversion tables (``python -m
 adaptrix.loader.renames``): every model is built without weights, its names are taken back by
 ``revert_weight_conversion``, and kept where ``rename_source_key`` brings them forth again.
 A row says ``old name: new name``; ``#1/2`` behind the new name means the second of two equal
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 _NUMBERED = re.compile(r".*(?:layers?|blocks?|experts|stages|^h)$")
 
 
@@ -62,9 +64,8 @@ def fill(template: str, numbers: Sequence[str]) -> str:
 @lru_cache(maxsize=64)
 def moves(family: str) -> Mapping[str, Move]:
     """Old templates of a family; empty when nothing of it was renamed."""
-    data = _data()
-    table = data["families"].get(family)
-    rows: Mapping[str, str] = {} if table is None else data["tables"][table]
+    table = _head()["families"].get(family)
+    rows: Mapping[str, str] = {} if table is None else json.loads(_lines()[table + 1])
     return {old: parse_move(text) for old, text in rows.items()}
 
 
@@ -79,14 +80,35 @@ def parse_move(text: str) -> Move:
     return Move((name,), int(part), int(parts))
 
 
+def anonymous(path: str) -> str:
+    """``path`` with ``{}`` for every number."""
+    return _NUMBER.sub("{}", path)
+
+
+def former_owners(name: str) -> tuple[str, ...]:
+    """Families that once had ``name``, numbers written ``{}``; no table is parsed."""
+    first = 1 + _head()["tables"]
+    place = bisect_left(_lines(), f"{name}\t", first)
+    row = _lines()[place] if place < len(_lines()) else ""
+    if not row.startswith(f"{name}\t"):
+        return ()
+    tables = {int(number) for number in row.partition("\t")[2].split(" ")}
+    return tuple(family for family, table in _head()["families"].items() if table in tables)
+
+
 def renamed_families() -> tuple[str, ...]:
     """Every family with old names, sorted."""
-    return tuple(sorted(_data()["families"]))
+    return tuple(sorted(_head()["families"]))
+
+
+def transformers_version() -> str:
+    """The release whose tables these are."""
+    return str(_head()["transformers"])
 
 
 def is_raw_weight(family: str, path: str) -> bool:
     """Whether today's class keeps this weight as a bare parameter, no linear module."""
-    return slots(path)[0] in _data()["raw"].get(family, ())
+    return slots(path)[0] in _head()["raw"].get(family, ())
 
 
 @lru_cache(maxsize=64)
@@ -100,7 +122,12 @@ def has_experts(family: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _data() -> dict[str, Any]:
-    text = files("adaptrix.convert.layouts").joinpath("renames.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
+def _lines() -> Sequence[str]:
+    text = files("adaptrix.convert.layouts").joinpath("renames.jsonl").read_text("utf-8")
+    return text.splitlines()
+
+
+@lru_cache(maxsize=1)
+def _head() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_lines()[0])
     return found

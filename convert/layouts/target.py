@@ -80,7 +80,8 @@ def _in_form(adapter: Adapter, factors: Sequence[Factors], layout: str) -> Moved
         target = layout
     else:
         known = ", ".join((SPLIT, OLD, *relatives(family))) if family in FORMS else OLD
-        raise _refused(f"an adapter for {family or 'an unknown family'} has {known}", layout)
+        hint = "Phi's fused layout is --to phi-l2." if family == "phi" else f"It has {known}."
+        raise _refused(f"no layout of an adapter for {family or 'an unknown family'}", layout, hint)
     return relayout(
         factors, adapter.replacements, family, target, _heads(adapter), apart=layout == SPLIT
     )

@@ -1,6 +1,7 @@
 """Fused and divided projections: every form's rows against the class, in dense float64."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.forms import FORMS, relatives
 from adaptrix.convert.layouts.relayout import relayout, source_form
 from adaptrix.convert.layouts.row_orders import Heads, part_rows
+from adaptrix.convert.reading import read_adapter
+from adaptrix.convert.source import open_path
+from adaptrix.convert.writing import write_adapter
 from adaptrix.schema.adapter import Scale
+from adaptrix.schema.errors import Refused, UsageError
 from adaptrix.schema.tensor import DType
 
 HIDDEN, HEADS, GROUPS, SIZE, WIDE = 32, 4, 2, 8, 48
@@ -178,3 +183,16 @@ def test_heads_that_are_not_known_are_asked_for():
     # Three blocks as high as the input is wide need no heads.
     thirds = pair("model.layers.0.self_attn.W_pack", 3 * HIDDEN)
     assert len(relayout([thirds], [], "baichuan", "llama", Heads()).factors) == 3
+
+
+def test_layouts_that_do_not_fit_are_refused():
+    samples = Path(__file__).resolve().parents[2] / "samples" / "adapters" / "math"
+    adapter = read_adapter(open_path(samples)).adapter
+    with pytest.raises(UsageError, match="no layout") as usage:
+        write_adapter(adapter, "peft", layout="llamma")
+    assert "transformers-4" in usage.value.hint
+    with pytest.raises(Refused) as refused:
+        write_adapter(adapter, "peft", layout="llama")
+    assert "phi-l2" in refused.value.hint
+    with pytest.raises(Refused, match="nothing of phi"):
+        write_adapter(adapter, "peft", layout="transformers-4")
