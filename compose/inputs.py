@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-
-from adaptrix.compose.tensors import to_torch
 from adaptrix.schema.adapter import AdaptedModule, Adapter, ModulePath
 from adaptrix.schema.errors import UsageError
 from adaptrix.schema.recipe import WeightRule
+from adaptrix.schema.tensor import LazyTensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """One adapter with its weight; the last rule that fits a module wins there."""
+    """One adapter with its weight; the last rule that fits a module wins there.
+
+    Attributes:
+        adapter: The adapter.
+        weight: Its weight.
+        rules: Other weights for some modules.
+        grams: By module path, the Gram matrix ``XᵀX (in, in)`` of the module's inputs on the
+            adapter's own task, or its diagonal ``(in,)``; for methods that ask for it.
+    """
 
     adapter: Adapter
     weight: float = 1.0
     rules: tuple[WeightRule, ...] = ()
+    grams: Mapping[str, LazyTensor] = field(default_factory=dict)
 
     def at(self, path: str) -> float:
         """The weight on the module at ``path``."""
@@ -38,27 +49,41 @@ class Input:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Share:
-    """One adapter's update of one module, its weight there, and the input's index."""
+    """One adapter's update of one module, its weight there, and the input's index.
+
+    Attributes:
+        module: The update.
+        weight: Its weight.
+        owner: Index of the input.
+        gram: Gram matrix of the module's inputs, or None.
+    """
 
     module: AdaptedModule
     weight: float
     owner: int = 0
+    gram: LazyTensor | None = None
 
     @property
     def factor(self) -> float:
         """Weight times scale: what ``B·A`` is multiplied by in the exact sum."""
         return self.weight * self.module.scale.value
 
-    def down(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """``A (r, in)``; kernels of convolutions flattened."""
-        return to_torch(self.module.a).to(dtype).flatten(1)
+    def down(self) -> torch.Tensor:
+        """``A (r, in)``, float64; kernels of convolutions flattened."""
+        from adaptrix.compose.tensors import to_torch  # noqa: PLC0415 - a plan needs no torch
 
-    def up(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """``s·B (out, r)``, without the weight."""
-        return to_torch(self.module.b).to(dtype).flatten(1) * self.module.scale.value
+        return to_torch(self.module.a).double().flatten(1)
+
+    def up(self) -> torch.Tensor:
+        """``s·B (out, r)``, float64, without the weight."""
+        from adaptrix.compose.tensors import to_torch  # noqa: PLC0415 - a plan needs no torch
+
+        return to_torch(self.module.b).double().flatten(1) * self.module.scale.value
 
     def generator(self, seed: int) -> torch.Generator:
         """Random numbers that depend on the seed, the module and the factors' bytes only."""
+        import torch  # noqa: PLC0415 - a plan needs none
+
         digest = hashlib.sha256(f"{seed}/{self.module.path}/{self.module.scale.value!r}".encode())
         digest.update(self.module.a.load())
         digest.update(self.module.b.load())
@@ -75,12 +100,14 @@ class Group:
         total: Sum of the weights of all inputs there, of those without the module too: to
             a mean, they contribute an update of zero.
         count: Number of inputs that take part anywhere.
+        others: Gram matrices of the module's inputs for adapters that do not have it.
     """
 
     path: ModulePath
     shares: tuple[Share, ...]
     total: float
     count: int
+    others: tuple[LazyTensor | None, ...] = ()
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -110,7 +137,8 @@ def groups(inputs: Sequence[Input]) -> tuple[Group, ...]:
         for module in entry.adapter.modules:
             weight = entry.at(module.path)
             if weight != 0:
-                share = Share(module=module, weight=weight, owner=index)
+                gram = entry.grams.get(module.path)
+                share = Share(module=module, weight=weight, owner=index, gram=gram)
                 found.setdefault(module.path, []).append(share)
     return tuple(
         Group(
@@ -118,6 +146,18 @@ def groups(inputs: Sequence[Input]) -> tuple[Group, ...]:
             shares=tuple(found[path]),
             total=sum(entry.at(path) for entry in inputs),
             count=len(inputs),
+            others=_others(inputs, path, found[path]),
         )
         for path in sorted(found)
+    )
+
+
+def _others(
+    inputs: Sequence[Input], path: str, shares: Sequence[Share]
+) -> tuple[LazyTensor | None, ...]:
+    here = {share.owner for share in shares}
+    return tuple(
+        entry.grams.get(path)
+        for index, entry in enumerate(inputs)
+        if index not in here and entry.at(path) != 0
     )

@@ -66,8 +66,21 @@ def stacked(path: ModulePath, parts: Sequence[Part]) -> AdaptedModule:
     out = first.b.shape
     return replace(
         first,
-        a=lazy(down, dtype=dtype, shape=(rank, *first.a.shape[1:]), source=f"composed:{path}.A"),
-        b=lazy(up, dtype=dtype, shape=(out[0], rank, *out[2:]), source=f"composed:{path}.B"),
+        # Stacking is a copy: cheaper to do again than to hold all of the result for.
+        a=lazy(
+            down,
+            dtype=dtype,
+            shape=(rank, *first.a.shape[1:]),
+            source=f"composed:{path}.A",
+            keep=False,
+        ),
+        b=lazy(
+            up,
+            dtype=dtype,
+            shape=(out[0], rank, *out[2:]),
+            source=f"composed:{path}.B",
+            keep=False,
+        ),
         source=path,
         scale=Scale(value=scale, rule=ScaleRule.ALPHA_OVER_R, alpha=scale * rank, rank=rank),
         bias_delta=weighted_bias(path, parts, scale, dtype),

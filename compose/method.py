@@ -1,7 +1,7 @@
 """What a merge method is. Each lives in a file of its own under ``compose/methods``.
 
 A method sees one module at a time: the updates ``ΔW_t`` of the adapters that have it, with
-scales folded in, and their weights. Four kinds differ in what they need to see of them.
+scales folded in, and their weights. Five kinds differ in what they need to see of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from adaptrix.compose.elements import Elements
 from adaptrix.compose.inputs import Group
 from adaptrix.compose.settings import Parameter, Settings
 
+SPACES = ("canonical", "core", "dense")
+"""Where entries are looked at; the first is the default."""
 Apply = Callable[[list[torch.Tensor]], torch.Tensor]
 
 
@@ -79,11 +81,28 @@ class Entries:
     """Done entry by entry, in a basis or densely.
 
     Attributes:
+        spaces: Where entries may be looked at; the first is the default.
         begin: Looks at the entries as often as it needs and returns a function that starts a
             pass; a pass maps each block of T updates to the merged block.
     """
 
     begin: Callable[[Elements, tuple[float, ...], Settings], Callable[[], Apply]]
+    spaces: tuple[str, ...] = SPACES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factors:
+    """Done on the factors as they stand.
+
+    Attributes:
+        merge: From the module's shares to ``B (out, k)`` and ``A (k, in)``.
+        mean: Whether the result is a mean of the updates rather than a sum; biases follow.
+        needs_grams: Whether it needs the Gram matrices of the module's inputs.
+    """
+
+    merge: Callable[[Group, Settings], tuple[torch.Tensor, torch.Tensor]]
+    mean: bool = False
+    needs_grams: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +120,15 @@ class Method:
             ``linearity``.
         parameters: What can be set.
         draws: Whether it draws random numbers.
+        before: What is done to the canonical core first; the result then has the mean size
+            of the updates.
     """
 
     name: str
-    how: Exact | Coefficients | Cores | Entries
+    how: Exact | Coefficients | Cores | Entries | Factors
     summary: str
     reference: str
     laws: tuple[str, ...]
     parameters: tuple[Parameter, ...] = ()
     draws: bool = False
+    before: Callable[[Core], Core] | None = None

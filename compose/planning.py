@@ -1,9 +1,4 @@
-"""What a composition would meet, from Gram matrices alone: no factor is multiplied out.
-
-``B = Q·(BᵀB)^½`` for some orthonormal ``Q``, so the small matrices
-``M_t = (BᵀB)^½[:, t] · (AAᵀ)^½[:, t]ᵀ`` are the updates in orthonormal bases that are never
-computed. Norms, angles, common directions and singular values are read off them.
-"""
+"""What a composition would meet, told before it is made."""
 
 from __future__ import annotations
 
@@ -12,11 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from adaptrix.compose.core import one_thread
-from adaptrix.compose.inputs import Group, Input, Share, groups, present
+from adaptrix.compose.inputs import Input, groups, present
+from adaptrix.compose.measuring import Measured, MeasuredModule, Workspace, measure
 from adaptrix.compose.refusals import check_composable
+from adaptrix.compose.threads import one_blas_thread
 
 CONFLICT_AT_RISK = 0.5
 LOUD = 3.0
@@ -98,27 +92,6 @@ class Plan:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Measured:
-    """One pair on one module, before anything is divided."""
-
-    one: Share
-    other: Share
-    inner: float
-    norms: tuple[float, float]
-    overlap: float
-    opposed: float
-    product: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Module:
-    group: Group
-    pairs: tuple[_Measured, ...]
-    lost: float
-    energy: float
-
-
 def plan(inputs: Sequence[Input], *, rank: int | None = None) -> Plan:
     """Look at a composition of ``inputs`` without making it.
 
@@ -133,8 +106,9 @@ def plan(inputs: Sequence[Input], *, rank: int | None = None) -> Plan:
     here = present(inputs)
     check_composable([(entry.adapter, entry.weight) for entry in here])
     wanted = rank or max((r for entry in here for r in entry.adapter.ranks), default=1)
-    with one_thread():
-        found = [_measure(group, wanted) for group in groups(here)]
+    workspace = Workspace()
+    with one_blas_thread():
+        found = [measure(group, wanted, workspace) for group in groups(here)]
     pairs = tuple(_pairs(here, found))
     modules = tuple(_module_plan(entry) for entry in found)
     energy = sum(entry.energy for entry in found)
@@ -146,65 +120,7 @@ def plan(inputs: Sequence[Input], *, rank: int | None = None) -> Plan:
     )  # fmt: skip
 
 
-def _root(gram: torch.Tensor) -> torch.Tensor:
-    """``gram^½`` (symmetric)."""
-    values, vectors = torch.linalg.eigh(gram)
-    root: torch.Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    return root
-
-
-def _measure(group: Group, rank: int) -> _Module:
-    # Single precision is plenty for a forecast, and twice as fast to read.
-    up = torch.cat([share.weight * share.up(torch.float32) for share in group.shares], dim=1)
-    down = torch.cat([share.down(torch.float32) for share in group.shares])
-    ups, downs = (up.T @ up).double(), (down @ down.T).double()
-    ranks = [share.module.rank for share in group.shares]
-    left, right = _root(ups), _root(downs)
-    cores = [
-        b @ a.T for b, a in zip(left.split(ranks, dim=1), right.split(ranks, dim=1), strict=True)
-    ]
-    sizes = torch.linalg.svdvals(torch.stack(cores).sum(0)).square()
-    pairs = []
-    if len(cores) > 1:
-        # Common singular directions, from the small Grams of all cores.
-        u = torch.linalg.eigh(torch.stack([core @ core.T for core in cores]).sum(0))[1]
-        v = torch.linalg.eigh(torch.stack([core.T @ core for core in cores]).sum(0))[1]
-        turned = [u.T @ core @ v for core in cores]
-        starts = [0, *itertools.accumulate(ranks)]
-        for i, j in itertools.combinations(range(len(cores)), 2):
-            blocks = (slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1]))
-            product = turned[i] * turned[j]
-            pairs.append(
-                _Measured(
-                    one=group.shares[i],
-                    other=group.shares[j],
-                    inner=float(product.sum()),
-                    norms=(float(cores[i].norm()), float(cores[j].norm())),
-                    overlap=(_overlap(ups, *blocks) + _overlap(downs, *blocks)) / 2,
-                    opposed=float(-product.clamp(max=0).sum()),
-                    product=float(product.abs().sum()),
-                )
-            )
-    return _Module(
-        group=group, pairs=tuple(pairs), lost=float(sizes[rank:].sum()), energy=float(sizes.sum())
-    )
-
-
-def _overlap(gram: torch.Tensor, one: slice, other: slice) -> float:
-    """``‖Q_oneᵀ Q_other‖² / min rank`` of two blocks of columns, from their Gram matrix."""
-    bases = []
-    for block in (one, other):
-        values, vectors = torch.linalg.eigh(gram[block, block])
-        kept = values > float(values[-1]) * 1e-6
-        bases.append(vectors[:, kept] / values[kept].sqrt())
-    if not all(basis.shape[1] for basis in bases):
-        return 0.0
-    between: torch.Tensor = bases[0].T @ gram[one, other] @ bases[1]
-    least: int = min(basis.shape[1] for basis in bases)
-    return float(between.square().sum()) / least
-
-
-def _pairs(here: Sequence[Input], found: Sequence[_Module]) -> list[PairRow]:
+def _pairs(here: Sequence[Input], found: Sequence[MeasuredModule]) -> list[PairRow]:
     rows = []
     for i, j in itertools.combinations(range(len(here)), 2):
         mine = [
@@ -221,7 +137,7 @@ def _pairs(here: Sequence[Input], found: Sequence[_Module]) -> list[PairRow]:
     return rows
 
 
-def _row(i: int, j: int, where: str, pairs: Sequence[_Measured]) -> PairRow:
+def _row(i: int, j: int, where: str, pairs: Sequence[Measured]) -> PairRow:
     one = math.sqrt(sum(pair.norms[0] ** 2 for pair in pairs))
     other = math.sqrt(sum(pair.norms[1] ** 2 for pair in pairs))
     product = sum(pair.product for pair in pairs)
@@ -238,7 +154,7 @@ def _row(i: int, j: int, where: str, pairs: Sequence[_Measured]) -> PairRow:
     )
 
 
-def _module_plan(entry: _Module) -> ModulePlan:
+def _module_plan(entry: MeasuredModule) -> ModulePlan:
     path = entry.group.path
     cosines = [p.inner / (p.norms[0] * p.norms[1]) for p in entry.pairs if min(p.norms) > 0]
     conflicts = [p.opposed / p.product for p in entry.pairs if p.product > 0]

@@ -27,6 +27,13 @@ def check_composable(adapters: Sequence[tuple[Adapter, float]]) -> None:
 
 
 def _check_alone(adapter: Adapter, weight: float, *, alone: bool) -> None:
+    if adapter.obstacle:
+        raise IncompatibleAdapter(
+            adapter.obstacle,
+            where=adapter.base_name or adapter.method,
+            hint="Merge it into its base with PEFT; it cannot be composed.",
+            code="not_mergeable",
+        )
     if alone and weight == 1:
         return
     for module in adapter.modules:

@@ -47,18 +47,26 @@ def to_torch(tensor: LazyTensor) -> torch.Tensor:
 
 
 def lazy(
-    compute: Callable[[], torch.Tensor], *, dtype: torch.dtype, shape: tuple[int, ...], source: str
+    compute: Callable[[], torch.Tensor],
+    *,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    source: str,
+    keep: bool = True,
 ) -> LazyTensor:
-    """A lazy tensor whose bytes are those of ``compute()``, computed when first wanted."""
+    """A lazy tensor whose bytes are those of ``compute()``, computed when wanted.
 
-    @cache
+    With ``keep`` they are computed once and stay; without, each time anew.
+    """
+
     def load() -> memoryview:
         value = compute().to(dtype).contiguous()
         if tuple(value.shape) != shape:
             raise FormatError(f"expected shape {shape}, got {tuple(value.shape)}", where=source)
         return memoryview(value.view(torch.uint8).flatten().numpy().data).cast("B")
 
-    return LazyTensor(dtype=_OURS[dtype], shape=shape, source=source, load=load)
+    loader = cache(load) if keep else load
+    return LazyTensor(dtype=_OURS[dtype], shape=shape, source=source, load=loader)
 
 
 def held(value: torch.Tensor, source: str) -> LazyTensor:

@@ -103,6 +103,7 @@ def _is_zero_update(factors: Factors) -> bool:
 def _not_finite(draft: Draft) -> Iterable[Problem]:
     every: list[LazyTensor] = [t for f in draft.factors for t in f.tensors()]
     every += [r.tensor for r in draft.replacements]
+    every += list(draft.carried.named.values()) if draft.carried else []
     for tensor in every:
         if tensor.dtype.is_floating and not is_finite(tensor):
             yield Problem.of("non_finite", "holds NaN or infinity", where=tensor.source)

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from adaptrix.convert.contents import Contents
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.written import Written
-from adaptrix.schema.adapter import Adapter, BaseRequirement, ModuleKind, Replacement, Scale
+from adaptrix.schema.adapter import (
+    Adapter,
+    BaseRequirement,
+    Carried,
+    ModuleKind,
+    Replacement,
+    Scale,
+)
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.report import Fidelity, IgnoredTensor, Problem
 from adaptrix.schema.tensor import LazyTensor
@@ -77,6 +84,7 @@ class Draft:
         hints: Module paths of a refused method, for telling the family.
         fidelity: Whether the factors are the file's own, or were computed from them.
         extra: Settings to keep.
+        carried: What is kept as it is, without factors.
     """
 
     method: str = "lora"
@@ -97,6 +105,7 @@ class Draft:
     hints: tuple[str, ...] = ()
     fidelity: Fidelity = Fidelity.EXACT
     extra: Mapping[str, Json] = field(default_factory=dict)
+    carried: Carried | None = None
 
     @property
     def used(self) -> int:

@@ -9,7 +9,7 @@ from adaptrix.convert.architecture.detect import Detection, layer_indices
 from adaptrix.convert.architecture.fit import Fit
 from adaptrix.convert.draft import Draft, Factors
 from adaptrix.convert.layouts.naming import Named
-from adaptrix.schema.adapter import AdaptedModule, Adapter
+from adaptrix.schema.adapter import CARRIED, AdaptedModule, Adapter, BaseRequirement
 from adaptrix.schema.report import (
     ArchitectureReport,
     BaseModelReport,
@@ -58,13 +58,38 @@ def inspection_of(
         parameters=sum(tensor.count for tensor in tensors),
         bytes=sum(tensor.size_bytes for tensor in tensors),
         dtypes=tuple(sorted({tensor.dtype.long_name for tensor in tensors})),
-        modules=tuple(_module(pair, kinds.get(pair.path, pair.kind.value)) for pair in pairs),
+        modules=(
+            *(_module(pair, kinds.get(pair.path, pair.kind.value)) for pair in pairs),
+            *map(_carried, _carried_paths(draft)),
+        ),
         tensors=TensorAccount(
             total=draft.total, used=draft.used, ignored=draft.ignored, unknown=draft.unknown
         ),
         convertible=adapter is not None,
         fidelity=draft.fidelity if adapter is not None else Fidelity.REFUSED,
         problems=draft.problems,
+        needs_base=draft.needs_base,
+    )
+
+
+def _carried_paths(draft: Draft) -> Sequence[str]:
+    """Modules of what is kept, or could be kept, as it is."""
+    if draft.carried is not None:
+        return draft.carried.paths
+    known = draft.needs_base is not BaseRequirement.NONE and not draft.factors
+    return sorted(draft.hints) if known else ()
+
+
+def _carried(path: str) -> ModuleReport:
+    return ModuleReport(
+        path=path,
+        source=path,
+        kind=CARRIED,
+        in_features=0,
+        out_features=0,
+        rank=0,
+        alpha=None,
+        scale=None,
     )
 
 

@@ -1,31 +1,44 @@
 """PEFT 0.2's merged linear layers: fused q/k/v with factors for some of the blocks.
 
-With ``enable_lora`` of three flags and two of them set, ``lora_A (2r, in)`` and the grouped
-convolution ``lora_B (2·out/3, r, 1)`` hold one pair per enabled block of ``out/3`` rows
-(PEFT v0.2.0, ``tuners/lora.py``, ``MergedLinear.zero_pad``). As one pair of rank ``2r`` that
-is the same update: the blocks on the diagonal, zeros elsewhere.
+With ``n`` of ``enable_lora``'s flags set, ``lora_A`` is ``(n·r, in)`` and ``lora_B`` the kernel
+``(n·out/len, n·r/2, 1)`` of a convolution in two groups, whatever ``n`` is: the first half of
+its rows sees the first half of ``A``, the second half the rest. The result is spread over the
+rows of the enabled blocks (PEFT v0.2.0, ``tuners/lora.py``, ``MergedLinear.forward``). With two
+flags that is one pair per block. As one pair of rank ``n·r`` it is the same update.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from adaptrix.convert.arrays import reshape
-from adaptrix.convert.merged_rows import block_diagonal
+from adaptrix.convert.arrays import bits, content
 from adaptrix.schema.tensor import LazyTensor
+
+_GROUPS = 2
+"""Written into that version, where the number of enabled blocks was meant."""
 
 
 def expand(a: LazyTensor, b: LazyTensor, enabled: Sequence[bool]) -> LazyTensor | None:
-    """``B (out, 2r)`` of the merged layer, or None when ``b`` is not of that kind.
-
-    The number of groups was fixed to two in that version, so only two enabled blocks
-    mean what they seem to mean.
-    """
+    """``B (out, n·r)`` of the merged layer, or None when ``b`` is not of that kind."""
     blocks = [i for i, flag in enumerate(enabled) if flag]
-    if len(blocks) != 2 or len(a.shape) != 2 or len(b.shape) != 3 or b.shape[2] != 1:
+    if not blocks or len(a.shape) != 2 or len(b.shape) != 3 or b.shape[2] != 1:
         return None
-    rows, rank = b.shape[0] // 2, b.shape[1]
-    if b.shape[0] % 2 or a.shape[0] != 2 * rank:
+    rows, half = b.shape[0], b.shape[1]
+    if rows % len(blocks) or rows % _GROUPS or a.shape[0] != _GROUPS * half:
         return None
-    flat = reshape(b, (2 * rows, rank))
-    return block_diagonal(flat, blocks, len(enabled))
+    height = rows // len(blocks)
+    shape = (height * len(enabled), _GROUPS * half)
+    places = [block * height + row for block in blocks for row in range(height)]
+
+    def load() -> memoryview:
+        import numpy as np
+
+        stored = bits(b)[:, :, 0]
+        wide = np.zeros(shape, dtype=stored.dtype)
+        for group in range(_GROUPS):
+            part = slice(group * rows // _GROUPS, (group + 1) * rows // _GROUPS)
+            wide[places[part], group * half : (group + 1) * half] = stored[part]
+        return content(wide)
+
+    return replace(b, shape=shape, load=load)

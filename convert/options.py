@@ -27,6 +27,7 @@ class ReadOptions:
         base_name: Name of ``--base``, for messages.
         check_values: Whether to read the tensors' bytes (NaN, all-zero B); headers are
             always checked.
+        carry: Whether an adapter that is no LoRA, and is known, is kept as it is.
     """
 
     alpha: float | None = None
@@ -34,6 +35,7 @@ class ReadOptions:
     base_config: Mapping[str, Json] | None = None
     base_name: str | None = None
     check_values: bool = True
+    carry: bool = False
 
     @property
     def phi_layout(self) -> str | None:

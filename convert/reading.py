@@ -198,7 +198,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
     if not named.exact and draft.fidelity is Fidelity.EXACT:
         draft = replace(draft, fidelity=Fidelity.ROUNDING)
     draft = _with(draft, _empty(draft))
-    if not stopped and draft.factors:
+    if not stopped and (draft.factors or draft.carried):
         draft = _with(draft, _values(draft, options))
     modules = adapted_modules(named.factors, family, fan_in_fan_out=draft.fan_in_fan_out)
     adapter = None
@@ -214,6 +214,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             method=draft.method,
             task_type=named.task_type or _task(draft, report.name),
             needs_base=draft.needs_base,
+            carried=draft.carried,
             extra=named.extra | _counts(family, options.base_config),
         )
     inspection = inspection_of(
@@ -308,7 +309,7 @@ def _family_problem(draft: Draft, detection: Detection) -> list[Problem]:
 
 def _empty(draft: Draft) -> list[Problem]:
     """A source that was read and holds no pair of factors."""
-    if draft.factors or _stops(draft.problems):
+    if draft.factors or draft.carried or _stops(draft.problems):
         return []
     return [Problem.of("not_an_adapter", "no pair of LoRA factors")]
 

@@ -46,6 +46,13 @@ def write_adapter(adapter: Adapter, format_name: str, *, layout: str | None = No
             where="--to",
             hint=f"Choose one of {', '.join(TARGETS)}.",
         )
+    if adapter.obstacle and format_name != "peft":
+        raise Refused(
+            adapter.obstacle,
+            where=format_name,
+            code="unsupported_target",
+            hint="Write it with --to peft, or merge it into its base with PEFT.",
+        )
     if adapter.needs_base is BaseRequirement.RESIDUAL and format_name not in _CARRIERS:
         raise Refused(
             "the adapter was trained on a modified base, and only PEFT's files can say so",

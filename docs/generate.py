@@ -100,9 +100,8 @@ def renames_reference() -> str:
     lines = [
         "# Renamed modules",
         "",
-        "What transformers renamed, by model type, from its own conversion tables "
-        f"(transformers {transformers_version()}; [how](../renames.md)). One old name of each "
-        "kind is shown; layer numbers are `{}`.",
+        f"What transformers {transformers_version()} renamed, by model type, from its own tables",
+        "([how](../renames.md)). One old name of each kind is shown; layer numbers are `{}`.",
         "",
         "| model type | old names | old | today |",
         "|---|---|---|---|",

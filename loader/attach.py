@@ -18,7 +18,7 @@ from adaptrix.compose.tensors import to_torch
 from adaptrix.loader.attached_check import check
 from adaptrix.loader.attached_forward import Forward, adding, looking_up, overriding
 from adaptrix.loader.base import BaseModel
-from adaptrix.loader.merge import ModuleCheck
+from adaptrix.loader.checks import ModuleCheck
 from adaptrix.loader.plan import LoadPlan, ModulePlan
 from adaptrix.loader.stacked import Stacked, Stacker
 from adaptrix.schema.adapter import ModulePath, Replacement, ReplacementRole
@@ -36,6 +36,11 @@ class Attached:
         self._heard: set[str] = set()
         self._watch: RemovableHandle | None = None
         self._checks: dict[tuple[object, ...], list[ModuleCheck | None]] = {}
+
+    def switch(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:
+        """Attach ``plan`` instead of whatever is attached now."""
+        self.leave()
+        return self.enter(plan)
 
     def enter(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:
         """Attach ``plan`` for every row; on any failure everything is taken off again.

@@ -9,7 +9,7 @@ from torch import nn
 
 from adaptrix.compose.tensors import to_torch
 from adaptrix.loader.attached_forward import Forward, adding, looking_up
-from adaptrix.loader.merge import ModuleCheck
+from adaptrix.loader.checks import ModuleCheck
 from adaptrix.loader.plan import ModulePlan
 from adaptrix.loader.stacked import Stacked
 

@@ -7,7 +7,7 @@ fetches into the Hub's own cache. Code from a repository is never run.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,10 +164,18 @@ def load_pretrained(place: BasePlace, dtype: torch.dtype | None) -> PreTrainedMo
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         place.location, dtype=dtype or "auto", output_loading_info=True, **place.options
     )
-    model: PreTrainedModel = loaded[0]
+    return complete(place, *loaded)
+
+
+def complete(place: BasePlace, model: PreTrainedModel, found: Mapping[str, Any]) -> PreTrainedModel:
+    """``model``, when everything in it comes from the checkpoint.
+
+    Raises:
+        FormatError: weights are missing or have another shape, or an adapter came along.
+    """
     # transformers fills what is missing with random numbers and only warns.
     for problem in ("missing_keys", "mismatched_keys"):
-        names = sorted(str(key) for key in loaded[1].get(problem) or ())
+        names = sorted(str(key) for key in found.get(problem) or ())
         if names:
             raise FormatError(
                 f"{len(names)} tensors are {problem.removesuffix('_keys')} in the checkpoint, "

@@ -1,4 +1,4 @@
-"""Fused factors of one module: all adapters' parts, stacked along the rank, in float32.
+"""Fused factors of one module: all adapters' parts, stacked along the rank.
 
 Shapes: ``A (R, in)``, ``B (out, R)`` with weight and scale folded into ``B`` once.
 """
@@ -6,12 +6,18 @@ Shapes: ``A (R, in)``, ``B (out, R)`` with weight and scale folded into ``B`` on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adaptrix.compose.tensors import to_torch
 from adaptrix.loader.plan import ModulePlan
 from adaptrix.schema.adapter import ModuleKind
+from adaptrix.schema.tensor import DType, LazyTensor
+
+_NUMPY = {DType.F16: np.float16, DType.F32: np.float32, DType.F64: np.float64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,10 +25,10 @@ class FusedFactors:
     """The update of one module.
 
     Attributes:
-        a: ``(R, in)`` float32.
-        b: ``(out, R)`` float32, weight and scale folded in.
-        bias: ``(out,)`` float32 or None, weight and scale folded in.
-        magnitude: DoRA magnitude ``(out,)`` float32 or None.
+        a: ``(R, in)`` float32, or float64 where asked.
+        b: ``(out, R)`` of the same type, weight and scale folded in.
+        bias: ``(out,)`` or None, weight and scale folded in.
+        magnitude: DoRA magnitude ``(out,)`` or None.
         transposed: Whether the base weight is ``(in, out)`` (Conv1D, embeddings).
     """
 
@@ -33,43 +39,49 @@ class FusedFactors:
     transposed: bool
 
     def delta(self) -> torch.Tensor:
-        """``ΔW`` in the base weight's own orientation, float32."""
+        """``ΔW`` in the base weight's own orientation."""
         product: torch.Tensor = self.b @ self.a  # (out, in)
         return product.T if self.transposed else product
 
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(left, right)`` whose product is :meth:`delta`."""
+        return (self.a.T, self.b.T) if self.transposed else (self.b, self.a)
 
-def fuse(module: ModulePlan, device: torch.device) -> FusedFactors:
+
+def fuse(
+    module: ModulePlan, device: torch.device, dtype: torch.dtype = torch.float32
+) -> FusedFactors:
     """Read and stack the factors of one module."""
-    downs, ups, biases = [], [], []
+    first = module.shares[0].module
+    a = torch.empty(module.rank, first.in_features, dtype=dtype)
+    b = torch.empty(first.out_features, module.rank, dtype=dtype)
+    biases = []
+    begin = 0
     for share in module.shares:
-        # float64 so that weight, scale and B meet in one rounding.
-        up = to_torch(share.module.b).double() * share.factor
-        downs.append(to_torch(share.module.a).float())
-        ups.append(up.float())
+        end = begin + share.module.rank
+        _fill(a[begin:end], share.module.a, 1.0)
+        _fill(b[:, begin:end], share.module.b, share.factor)
+        begin = end
         if share.module.bias_delta is not None:
             biases.append(to_torch(share.module.bias_delta).double() * share.factor)
-    first = module.shares[0].module
-    magnitude = None if first.magnitude is None else to_torch(first.magnitude).float()
+    magnitude = None if first.magnitude is None else to_torch(first.magnitude).to(dtype)
     return FusedFactors(
-        a=torch.cat(downs).to(device),
-        b=torch.cat(ups, dim=1).to(device),
-        bias=torch.stack(biases).sum(0).float().to(device) if biases else None,
+        a=a.to(device),
+        b=b.to(device),
+        bias=torch.stack(biases).sum(0).to(device, dtype) if biases else None,
         magnitude=None if magnitude is None else magnitude.flatten().to(device),
         transposed=first.kind in (ModuleKind.CONV1D, ModuleKind.EMBEDDING),
     )
 
 
-def merged_weight(weight: torch.Tensor, factors: FusedFactors) -> torch.Tensor:
-    """``W + ΔW`` in float32; with DoRA ``m · (W + ΔW) / ‖W + ΔW‖`` by rows.
+def values(tensor: LazyTensor) -> NDArray[np.floating[Any]]:
+    """The values of a factor as a matrix, without a copy where numpy has the type."""
+    rows = tensor.shape[0]
+    if tensor.dtype in _NUMPY:
+        return np.frombuffer(tensor.load(), _NUMPY[tensor.dtype]).reshape(rows, -1)
+    return to_torch(tensor).float().reshape(rows, -1).numpy()
 
-    DoRA: Liu et al. 2024, equation 5; rows are output features.
-    """
-    wide = weight.float()
-    if factors.magnitude is None:
-        if factors.transposed:
-            return wide + factors.delta()
-        return torch.addmm(wide, factors.b, factors.a)
-    total = wide + factors.delta()
-    rows = total.T if factors.transposed else total
-    scaled: torch.Tensor = rows * (factors.magnitude / rows.norm(dim=1)).unsqueeze(1)
-    return scaled.T if factors.transposed else scaled
+
+def _fill(into: torch.Tensor, tensor: LazyTensor, factor: float) -> None:
+    # In float64, so that weight, scale and value meet in one rounding.
+    np.multiply(values(tensor), factor, out=into.numpy(), dtype=np.float64, casting="same_kind")

@@ -1,40 +1,37 @@
 """Merged mode: one fused update per module, one rounding, and the way back.
 
-The pristine weights are kept, so that leaving restores the base bit for bit; subtracting
-an update never would.
+Merged weights get memory of their own; the pristine ones are never written to. Entering
+computes everything and then swaps references; leaving swaps them back, which cannot fail
+and restores the base bit for bit. Subtracting an update never would.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from adaptrix.compose.tensors import to_torch
 from adaptrix.loader.base import BaseModel
-from adaptrix.loader.factors import FusedFactors, fuse, merged_weight
-from adaptrix.loader.plan import LoadPlan
+from adaptrix.loader.checkpoint import empty_huge
+from adaptrix.loader.checks import ModuleCheck, rows_are_exact
+from adaptrix.loader.device import merge_on_device
+from adaptrix.loader.factors import FusedFactors, fuse
+from adaptrix.loader.plan import LoadPlan, ModulePlan
+from adaptrix.loader.tiles import Arrival, merge_tiles
+from adaptrix.loader.workers import workers
 from adaptrix.schema.adapter import Replacement, ReplacementRole
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModuleCheck:
-    """What arrived in one module.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Made:
+    """New values of one module's parameters, by name, and what the check found."""
 
-    Attributes:
-        path: Module path.
-        expected_norm: ``‖ΔW‖_F`` that was planned.
-        error: ``‖actual change − ΔW‖_F``.
-        survival: Share of the update that survives rounding: ``⟨actual, ΔW⟩ / ‖ΔW‖²``.
-        changed: Whether anything changed at all.
-    """
-
-    path: str
-    expected_norm: float
-    error: float
-    survival: float
-    changed: bool
+    tensors: Mapping[str, torch.Tensor]
+    check: ModuleCheck
 
 
 class Merged:
@@ -43,65 +40,114 @@ class Merged:
     def __init__(self, base: BaseModel) -> None:
         self.base = base
         self._pristine: dict[str, torch.Tensor] = {}
+        self._spare: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
-    def enter(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:
-        """Merge ``plan``; on any failure the base is as it was.
+    def switch(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:
+        """Merge ``plan`` instead of whatever is merged now.
+
+        On any failure the base is as it was and nothing is merged.
 
         Returns:
             One check per planned module, computed from the weights that are now in place.
+
+        Raises:
+            IntegrityError: the base's file has changed since it was loaded.
         """
-        checks = []
         try:
-            for owner_item in plan.replacements:
-                self._replace(owner_item[1])
-            for module in plan.modules:
-                factors = fuse(module, self.base.device)
-                checks.append(self._update(module.path, factors))
+            self._restore(keep=True)
+            self.base.require_unchanged()
+            changed = {item.parameter: self._replaced(item) for _, item in plan.replacements}
+            if self.base.device.type == "cpu":
+                tasks = [partial(self._merge, module, changed) for module in plan.modules]
+                made = workers().run(tasks)
+            else:
+                made = [self._merge(module, changed) for module in plan.modules]
+            for module in made:
+                changed.update(module.tensors)
+            self._swap(changed)
         except BaseException:
             self.leave()
             raise
-        return tuple(checks)
+        finally:
+            self._spare.clear()
+        return tuple(module.check for module in made)
 
-    @torch.no_grad()
     def leave(self) -> None:
-        """Put every changed parameter back, bit for bit."""
-        for name, value in self._pristine.items():
-            self._parameter(name).copy_(value)
-        self._pristine.clear()
+        """Put every pristine parameter back."""
+        self._restore(keep=False)
 
     def _parameter(self, name: str) -> nn.Parameter:
         return self.base.model.get_parameter(name)
 
-    def _set(self, name: str, value: torch.Tensor) -> None:
-        parameter = self._parameter(name)
-        if name not in self._pristine:
-            # The values are exact in the checkpoint's dtype, which may be half the size.
-            self._pristine[name] = parameter.to(self.base.dtype, copy=True)
-        parameter.copy_(value.to(self.base.dtype))
+    def _swap(self, changed: Mapping[str, torch.Tensor]) -> None:
+        for name, value in changed.items():
+            parameter = self._parameter(name)
+            # Noted first, so that an interrupt in between is undone like any other failure.
+            self._pristine[name] = parameter.data
+            parameter.data = value
 
-    def _update(self, path: str, factors: FusedFactors) -> ModuleCheck:
-        name = f"{path}.weight"
-        before = self._parameter(name).float().clone()
-        wanted = merged_weight(before, factors) - before
-        self._set(name, merged_weight(before, factors))
+    def _restore(self, *, keep: bool) -> None:
+        for name in list(self._pristine):
+            parameter = self._parameter(name)
+            if keep and parameter.data_ptr() != self._pristine[name].data_ptr():
+                self._spare[name] = parameter.data
+            parameter.data = self._pristine[name]
+            del self._pristine[name]
+
+    def _room(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """Memory for the merged parameter: that of the last set where it fits.
+
+        Weights that the base holds in a narrower type than it computes in are merged in
+        the type asked for; others in the one they compute in, which holds it exactly.
+        """
+        held = like.dtype != self.base.compute_dtype
+        dtype = self.base.dtype if held else like.dtype
+        spare = self._spare.pop(name, None)
+        if spare is not None and spare.dtype == dtype and spare.shape == like.shape:
+            return spare
+        if like.device.type == "cpu":
+            return empty_huge(like.shape, dtype)
+        return torch.empty_like(like, dtype=dtype)
+
+    def _merge(self, module: ModulePlan, replaced: Mapping[str, torch.Tensor]) -> _Made:
+        name = f"{module.path}.weight"
+        before = replaced.get(name, self._parameter(name).data)
+        dtype = self.base.dtype
+        wide = torch.float64 if dtype is torch.float64 else torch.float32
+        factors = fuse(module, self.base.device, wide)
+        into = self._room(name, before)
+        run = merge_tiles if before.device.type == "cpu" else merge_on_device
+        arrived: Arrival = run(before.contiguous(), into, factors, dtype)
+        exact = rows_are_exact(before, into, module, dtype)
+        self.base.drop(before)
+        tensors = {name: into}
         if factors.bias is not None:
-            bias = f"{path}.bias"
-            self._set(bias, self._parameter(bias).float() + factors.bias)
-        actual = self._parameter(name).float() - before
-        norm = float(wanted.norm())
-        return ModuleCheck(
-            path=path,
-            expected_norm=norm,
-            error=float((actual - wanted).norm()),
-            survival=float((actual * wanted).sum()) / norm**2 if norm else 0.0,
-            changed=bool(actual.any()),
+            tensors[f"{module.path}.bias"] = self._bias(module, factors, replaced)
+        check = ModuleCheck(
+            path=module.path,
+            expected_norm=arrived.expected_norm,
+            error=arrived.error,
+            survival=arrived.survival,
+            changed=arrived.changed,
+            exact=exact,
         )
+        return _Made(tensors=tensors, check=check)
 
-    def _replace(self, item: Replacement) -> None:
-        value = to_torch(item.tensor).to(self.base.device)
+    def _bias(
+        self, module: ModulePlan, factors: FusedFactors, replaced: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        name = f"{module.path}.bias"
+        before = replaced.get(name, self._parameter(name).data)
+        assert factors.bias is not None
+        return (before.to(factors.bias.dtype) + factors.bias).to(self.base.dtype).to(before.dtype)
+
+    def _replaced(self, item: Replacement) -> torch.Tensor:
+        before = self._parameter(item.parameter).data
+        value = to_torch(item.tensor).to(before.device)
         if item.role is ReplacementRole.TRAINABLE_TOKENS:
-            whole = self._parameter(item.parameter).clone()
-            whole[list(item.rows)] = value.to(whole.dtype)
-            value = whole
-        self._set(item.parameter, value)
+            whole = before.clone()
+            whole[list(item.rows)] = value.to(self.base.dtype).to(whole.dtype)
+            return whole
+        into = self._room(item.parameter, before)
+        return into.copy_(value.to(self.base.dtype))

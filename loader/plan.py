@@ -105,6 +105,14 @@ def plan(
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}", where="--mode", hint=f"Modes: {', '.join(MODES)}.")
     present = [entry for entry in adapters if entry.weight != 0]
+    for entry in present:
+        if entry.adapter.obstacle:
+            raise IncompatibleAdapter(
+                entry.adapter.obstacle,
+                where=entry.name,
+                hint="Export it (adaptrix export --for peft) and load it with PEFT.",
+                code="not_mergeable",
+            )
     misfits = [text for entry in present for text in _misfits(structure, entry)]
     misfits += _conflicts(structure, present, mode)
     if misfits:

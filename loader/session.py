@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
-import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import torch
 
 from adaptrix.loader.attach import Attached
 from adaptrix.loader.base import BaseModel, load_base
+from adaptrix.loader.checks import NOTHING, SelfCheck, judge
 from adaptrix.loader.generate import GenerateOptions, Generation, Prompt, generate
-from adaptrix.loader.merge import Merged, ModuleCheck
+from adaptrix.loader.merge import Merged
 from adaptrix.loader.plan import LoadPlan, WeightedAdapter, plan
 from adaptrix.loader.rows import by_row
 from adaptrix.schema.errors import IncompatibleAdapter, NotFound, UsageError
-from adaptrix.schema.report import Problem, Verdict
-
-LOW_SURVIVAL = 0.9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelfCheck:
-    """Whether the plan really arrived in the model.
-
-    Attributes:
-        verdict: FAIL when a planned module did not change or is off by more than rounding.
-        modules: One check per planned module.
-        problems: What is wrong, by module.
-    """
-
-    verdict: Verdict
-    modules: tuple[ModuleCheck, ...]
-    problems: tuple[Problem, ...]
-
-    @property
-    def survival(self) -> dict[str, float | str]:
-        """Median and worst share of the update that survives rounding."""
-        if not self.modules:
-            return {}
-        worst = min(self.modules, key=lambda check: check.survival)
-        return {
-            "median": statistics.median(check.survival for check in self.modules),
-            "worst": worst.survival,
-            "worst_module": worst.path,
-        }
+from adaptrix.schema.report import Verdict
 
 
 class Session:
     """One base, any number of known adapters, one set of them in effect at a time.
 
     Leaving a set restores the base bit for bit. Switching and generating exclude each
-    other, so a generation never sees a half-switched model.
+    other, so a generation never sees a half-switched model. Sessions over the same base take
+    it from each other: what one has in effect is taken out when another switches.
     """
 
     def __init__(
@@ -65,12 +36,11 @@ class Session:
         self.mode = mode
         self.known = {entry.name: entry for entry in adapters}
         self.timings_s: dict[str, float] = {}
-        self.check = SelfCheck(verdict=Verdict.PASS, modules=(), problems=())
+        self.check = NOTHING
         self.row_checks: tuple[SelfCheck, ...] = ()
         self.weights: dict[str, float] = {}
         self.plan: LoadPlan = plan(base.structure, (), mode=mode)
         self._effect: Merged | Attached = Merged(base) if mode == "merged" else Attached(base)
-        self._lock = threading.RLock()
 
     @classmethod
     def open(
@@ -98,7 +68,8 @@ class Session:
     def use(self, weights: Mapping[str, float]) -> SelfCheck:
         """Put exactly these adapters into effect, each with its weight.
 
-        On failure the base is restored and no adapter is in effect.
+        What does not fit is refused before anything changes. On a failure later on the base
+        is restored and no adapter is in effect.
 
         Raises:
             NotFound: a name that this session does not know.
@@ -106,13 +77,41 @@ class Session:
         """
         wanted = self.plan_for(weights)
         started = time.perf_counter()
-        with self._lock:
-            self._effect.leave()
+        with self.base.occupancy.lock:
+            self._take_over()
             self.plan, self.weights = plan(self.base.structure, (), mode=self.mode), {}
-            self.check = _judge(wanted, self._effect.enter(wanted), self.base, self.mode)
+            self.check = NOTHING
+            self.check = judge(wanted, self._effect.switch(wanted), self._dtype)
             self.plan, self.weights = wanted, dict(weights)
+            if not weights:
+                self.base.occupancy.effect = None
         self.timings_s[self.mode] = time.perf_counter() - started
         return self.check
+
+    def _take_over(self) -> None:
+        occupancy = self.base.occupancy
+        if occupancy.effect is not None and occupancy.effect is not self._effect:
+            occupancy.effect.leave()
+        occupancy.effect = self._effect
+
+    def _require_effect(self) -> None:
+        """Refuse to generate with adapters other than those that this session names.
+
+        Raises:
+            UsageError: another session has taken the base over.
+        """
+        present = self.base.occupancy.effect
+        if present is not self._effect and (present is not None or self.plan.modules):
+            raise UsageError(
+                "another session has put its own adapters into this base",
+                where="generate",
+                hint="Call use() again, or load a second base.",
+            )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the update had to survive in."""
+        return self.base.dtype if self.mode == "merged" else self.base.compute_dtype
 
     def detach(self) -> None:
         """Take every adapter out; the base is bit-identical to what was loaded."""
@@ -150,7 +149,8 @@ class Session:
             IncompatibleAdapter: a row's adapters do not fit the base or each other.
         """
         wanted = GenerateOptions() if options is None else options
-        with self._lock:
+        with self.base.occupancy.lock:
+            self._require_effect()
             if adapters is not None:
                 return by_row(self, prompts, wanted, adapters)
             return generate(self.base, prompts, wanted, on_text=on_text)
@@ -179,12 +179,12 @@ class Session:
         effect = self._effect
         if not isinstance(effect, Attached):
             raise UsageError("rows with different adapters need --mode attached", where="rows")
-        with self._lock:
+        with self.base.occupancy.lock:
             effect.leave()
             try:
                 found = effect.enter_rows(plans, at)
                 self.row_checks = tuple(
-                    _judge(own, checks, self.base, self.mode)
+                    judge(own, checks, self._dtype)
                     for own, checks in zip(plans, found, strict=True)
                 )
                 for check in self.row_checks:
@@ -200,40 +200,3 @@ def _require(check: SelfCheck) -> SelfCheck:
         first = check.problems[0]
         raise IncompatibleAdapter(first.message, where=first.where, hint=first.hint)
     return check
-
-
-def _judge(
-    wanted: LoadPlan, checks: tuple[ModuleCheck, ...], base: BaseModel, mode: str
-) -> SelfCheck:
-    dtype = base.dtype if mode == "merged" else base.compute_dtype
-    epsilon = torch.finfo(dtype).eps
-    problems = []
-    for check in checks:
-        if check.expected_norm == 0:
-            problems.append(
-                Problem.of("zero_module", "the update of this module is zero", where=check.path)
-            )
-        elif not check.changed:
-            problems.append(
-                Problem.of(
-                    "update_lost",
-                    f"an update of norm {check.expected_norm:.3g} changed nothing in {dtype}",
-                    where=check.path,
-                )
-            )
-        elif check.survival < LOW_SURVIVAL:
-            problems.append(
-                Problem.of(
-                    "low_survival",
-                    f"{check.survival:.0%} of the update survives rounding to {dtype}",
-                    where=check.path,
-                )
-            )
-    failed = any(problem.code == "update_lost" for problem in problems)
-    everything_zero = bool(checks) and all(check.expected_norm == 0 for check in checks)
-    verdict = Verdict.FAIL if failed else Verdict.PASS
-    if everything_zero:
-        verdict = Verdict.INCONCLUSIVE
-    if len(checks) != len(wanted.modules) or epsilon <= 0:
-        verdict = Verdict.FAIL
-    return SelfCheck(verdict=verdict, modules=checks, problems=tuple(problems))

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from adaptrix.compose.combine import Composition, accepted, combine
 from adaptrix.compose.inputs import Input
 from adaptrix.compose.methods import find
-from adaptrix.compose.planning import Plan
-from adaptrix.compose.planning import plan as look_ahead
 from adaptrix.compose.settings import resolve as resolve_settings
 from adaptrix.registry.licenses import combined
 from adaptrix.registry.looking import open_version
+from adaptrix.registry.planning import refuse_twice
 from adaptrix.registry.recipe_files import Ingredient
 from adaptrix.registry.reports import ComposeReport, StoredAdapter
 from adaptrix.registry.resolve import target
@@ -51,7 +50,7 @@ def compose(home: Home, request: ComposeRequest) -> ComposeReport:
     name, tag = target(request.output)
     with home.lease():
         parents = [open_version(home, entry.reference) for entry in request.inputs]
-        _refuse_twice(parents)
+        refuse_twice(parents)
         provenance = _provenance(request, parents)
         result = combine(
             [
@@ -73,27 +72,6 @@ def compose(home: Home, request: ComposeRequest) -> ComposeReport:
         status=stored.status,
         changed=stored.status != "unchanged",
     )
-
-
-def plan(home: Home, inputs: Sequence[Ingredient], *, rank: int | None) -> Plan:
-    """See :meth:`Registry.plan`.
-
-    Raises:
-        UsageError: no inputs, or a bad weight.
-        IncompatibleAdapter: they cannot be combined.
-    """
-    if not inputs:
-        raise UsageError("give at least one adapter", where="compose")
-    with home.lease():
-        parents = [open_version(home, entry.reference) for entry in inputs]
-        _refuse_twice(parents)
-        return look_ahead(
-            [
-                Input(adapter=parent.adapter, weight=entry.weight, rules=entry.rules)
-                for parent, entry in zip(parents, inputs, strict=True)
-            ],
-            rank=rank,
-        )
 
 
 def rebase(home: Home, reference: str, *, dry_run: bool = False) -> ComposeReport:
@@ -128,14 +106,6 @@ def rebase(home: Home, reference: str, *, dry_run: bool = False) -> ComposeRepor
             rebased_from=current.digest,
         ),
     )
-
-
-def _refuse_twice(parents: Sequence[StoredAdapter]) -> None:
-    seen: set[str] = set()
-    for parent in parents:
-        if parent.reference in seen:
-            raise UsageError("an adapter is named twice", where=parent.reference)
-        seen.add(parent.reference)
 
 
 def _report(reference: str, result: Composition, provenance: Provenance) -> ComposeReport:

@@ -11,6 +11,7 @@ from adaptrix.registry.looking import open_version, show
 from adaptrix.registry.reports import StoredAdapter
 from adaptrix.schema.adapter import AdaptedModule, ModulePath
 from adaptrix.schema.digest import Digest
+from adaptrix.schema.errors import IncompatibleAdapter
 from adaptrix.schema.record import AdapterRecord
 from adaptrix.schema.tensor import LazyTensor
 from adaptrix.store.home import Home
@@ -85,8 +86,15 @@ class DiffReport:
 
 
 def diff(home: Home, text_a: str, text_b: str) -> DiffReport:
-    """See :meth:`Registry.diff`."""
+    """See :meth:`Registry.diff`.
+
+    Raises:
+        IncompatibleAdapter: one of two different ones has no modules to compare.
+    """
     one, other = open_version(home, text_a), open_version(home, text_b)
+    for side in (one, other):
+        if side.adapter.obstacle and one.digest != other.digest:
+            raise IncompatibleAdapter(side.adapter.obstacle, where=side.reference)
     pairs = list(_pairs(one, other))
     whole = total([d for _, d in pairs if d is not None])
     cards = (show(home, text_a).card, show(home, text_b).card)

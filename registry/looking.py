@@ -69,7 +69,7 @@ def _adapter(home: Home, digest: Digest, reference: str, *, family: str) -> Adap
     )
 
     # The values were checked when it was stored; verify checks them again.
-    options = ReadOptions(check_values=False)
+    options = ReadOptions(check_values=False, carry=True)
     reading = read_adapter(version_files(home, digest, reference), options)
     if reading.adapter is None:
         raise refusal(reading)

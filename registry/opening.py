@@ -38,7 +38,8 @@ def inspect_source(
         opened, values = found, size_bytes <= VALUES_BYTES
     else:
         opened, values = _ranged(settings, request, found), False
-    options = replace(read_options(request), check_values=values)
+    carry = request.carry or opened.stored
+    options = replace(read_options(request), check_values=values, carry=carry)
     return replace(read_adapter(opened.files, options).inspection, source=opened.label)
 
 
@@ -65,7 +66,8 @@ def read_source(
         with home().lease():
             opened = _fetched(home(), settings, request, found)
             return read_adapter(opened.files, read_options(request))
-    return read_adapter(opened.files, read_options(request))
+    options = replace(read_options(request), carry=request.carry or opened.stored)
+    return read_adapter(opened.files, options)
 
 
 def _found(
@@ -121,4 +123,5 @@ def _stored(existing_home: Callable[[], Home | None], text: str) -> OpenedSource
         reference, digest = resolve(home, text)
     except (InvalidReference, NotFound):
         return None
-    return OpenedSource(label=reference, files=version_files(home, digest, reference))
+    files = version_files(home, digest, reference)
+    return OpenedSource(label=reference, files=files, stored=True)

@@ -91,7 +91,8 @@ def _pull_hub(
 
 def same_question(manifest: Manifest, request: PullRequest) -> bool:
     """Whether flags that change how the source is read were left out."""
-    return request.alpha is None and request.source_layout is None and request.base is None
+    answers = (request.alpha, request.source_layout, request.base)
+    return answers == (None, None, None) and not request.carry
 
 
 def ingest(

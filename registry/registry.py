@@ -80,6 +80,7 @@ class Registry(Sharing):
         domain: str = "",
         training_data: str = "",
         license: str = "",  # noqa: A002 - the field's name everywhere
+        carry: bool = False,
         dry_run: bool = False,
         force: bool = False,
         progress: Progress | None = None,
@@ -101,6 +102,7 @@ class Registry(Sharing):
             domain: Likewise.
             training_data: Likewise.
             license: Likewise.
+            carry: Keep an adapter of a known method that is no LoRA as it is.
             dry_run: Recognise and report, store nothing.
             force: Let the name here move to a remote's version that it does not lead to.
             progress: Told of the bytes as they come.
@@ -122,6 +124,7 @@ class Registry(Sharing):
             domain=domain,
             training_data=training_data,
             license=license,
+            carry=carry,
             dry_run=dry_run,
             force=force,
         )
@@ -232,7 +235,7 @@ class Registry(Sharing):
             inputs: Pairs of reference and weight, or ingredients with rules.
             rank: Rank to predict losses for; the greatest of any input by default.
         """
-        from adaptrix.registry.composing import plan  # noqa: PLC0415 - imports torch
+        from adaptrix.registry.planning import plan  # noqa: PLC0415 - reads formats
 
         return plan(self.home, _ingredients(inputs), rank=rank)
 

@@ -228,7 +228,7 @@ def _require_plain(request: PullRequest) -> None:
         "--base": request.base, "--alpha": request.alpha, "--revision": request.revision,
         "--source-layout": request.source_layout, "--description": request.description,
         "--capability": request.capabilities, "--domain": request.domain,
-        "--training-data": request.training_data, "--license": request.license,
+        "--carry": request.carry, "--training-data": request.training_data, "--license": request.license,
     }  # fmt: skip
     wrong = [option for option, value in given.items() if value]
     if wrong:

@@ -34,6 +34,7 @@ class PullRequest:
     domain: str = ""
     training_data: str = ""
     license: str = ""
+    carry: bool = False
     dry_run: bool = False
     force: bool = False
 
@@ -54,6 +55,7 @@ def read_options(request: PullRequest) -> ReadOptions:
         source_layout=request.source_layout,
         base_config=config,
         base_name=name,
+        carry=request.carry,
     )
 
 

@@ -34,11 +34,13 @@ class OpenedSource:
         label: The source as it is printed.
         files: The files in which to look for the adapter.
         ignored: Files that are left alone, with the reason.
+        stored: Whether it is a version of this home, kept as it is where it is no LoRA.
     """
 
     label: str
     files: AdapterFiles
     ignored: tuple[tuple[str, str], ...] = ()
+    stored: bool = False
 
 
 def locate(text: str, revision: str | None = None) -> HubSource | PathSource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter
 from adaptrix.convert.writing import tensors_digest
@@ -59,7 +59,8 @@ def verify_manifest(
     found = _Findings()
     _check_blobs(home, manifest, found)
     if not found.problems:
-        reading = read_adapter(manifest_files(home, manifest, reference), options)
+        files = manifest_files(home, manifest, reference)
+        reading = read_adapter(files, replace(options, carry=True))
         _check_reading(reading, manifest.record, found)
     return VerifyReport(
         reference=reference,
@@ -92,8 +93,9 @@ def _check_reading(reading: Reading, record: AdapterRecord, found: _Findings) ->
 def _claims(record: AdapterRecord, adapter: Adapter) -> Iterator[tuple[str, object, object]]:
     yield "tensors digest", record.tensors_digest, tensors_digest(adapter)
     yield "parameters", record.parameters, adapter.parameter_count
-    yield "modules", len(record.modules), len(adapter.modules)
-    for wanted, got in zip(record.modules, module_records(adapter), strict=False):
+    again_records = module_records(adapter)
+    yield "modules", len(record.modules), len(again_records)
+    for wanted, got in zip(record.modules, again_records, strict=False):
         shapes = (wanted.path, wanted.in_features, wanted.out_features, wanted.rank)
         again = (got.path, got.in_features, got.out_features, got.rank)
         yield f"{wanted.path} shape", shapes, again

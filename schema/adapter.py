@@ -152,6 +152,25 @@ class BaseRequirement(enum.StrEnum):
     """Trained on a modified base (PiSSA, OLoRA, CorDA, LoftQ)."""
 
 
+CARRIED = "carried"
+"""Kind of the modules of an adapter that is kept as it is; their sizes and ranks are 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """An adapter that is kept as it is: its method is no pair of factors.
+
+    Attributes:
+        config: The producer's configuration.
+        named: Tensors under the names of the producer's file.
+        paths: Adapted modules, sorted, in the producer's naming.
+    """
+
+    config: Mapping[str, Json]
+    named: Mapping[str, LazyTensor]
+    paths: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """One adapter in canonical form.
@@ -164,11 +183,12 @@ class Adapter:
         base_revision: Declared revision or ``""``.
         format: Name of the source format (``peft``, ``mlx``, ``gguf``).
         layout: Name of the source's module naming (``phi-l4`` …, ``transformers``).
-        method: ``lora``, ``rslora`` or ``dora``.
+        method: ``lora``, ``rslora`` or ``dora``; of a carried adapter, its own.
         task_type: PEFT's task type, ``CAUSAL_LM`` when the source names none.
         needs_base: What it needs of its base.
         extra: Producer's settings that change nothing here but must not be lost
             (``init_lora_weights``, ``lora_dropout``, ``peft_version`` …).
+        carried: What is kept instead of modules, or None.
     """
 
     modules: tuple[AdaptedModule, ...]
@@ -182,6 +202,14 @@ class Adapter:
     task_type: str = "CAUSAL_LM"
     needs_base: BaseRequirement = BaseRequirement.NONE
     extra: Mapping[str, Json] = field(default_factory=dict)
+    carried: Carried | None = None
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be added to weights or to other adapters; ``""`` when it can."""
+        if self.carried is None:
+            return ""
+        return f"a {self.method} adapter is kept as it is: it is no low-rank update by itself"
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -191,6 +219,8 @@ class Adapter:
     @property
     def parameter_count(self) -> int:
         """Elements in all tensors."""
+        if self.carried is not None:
+            return sum(tensor.count for tensor in self.carried.named.values())
         factors = sum(m.a.count + m.b.count for m in self.modules)
         extras = sum(
             t.count for m in self.modules for t in (m.magnitude, m.bias_delta) if t is not None
@@ -203,8 +233,10 @@ class Adapter:
         Names are PEFT's leaves on the canonical path, without ``base_model.model.``:
         ``<path>.lora_A.weight``, ``<path>.lora_B.weight``, ``<path>.lora_B.bias``,
         ``<path>.lora_magnitude_vector``, ``<path>.lora_embedding_A``/``_B``, and the
-        parameter name of a replacement.
+        parameter name of a replacement. A carried adapter has the producer's names.
         """
+        if self.carried is not None:
+            return dict(sorted(self.carried.named.items()))
         found: dict[str, LazyTensor] = {}
         for module in self.modules:
             found.update(module_tensors(module))

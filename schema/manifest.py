@@ -16,6 +16,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from adaptrix.schema import media_types
+from adaptrix.schema.adapter import CARRIED
 from adaptrix.schema.canonical import Json, canonical_json
 from adaptrix.schema.descriptor import Descriptor
 from adaptrix.schema.digest import Digest
@@ -97,8 +98,9 @@ class Manifest:
         record = self.record
         modules = sorted({module.path.rsplit(".", 1)[-1] for module in record.modules})
         ranks = sorted({module.rank for module in record.modules})
+        carried = any(module.kind == CARRIED for module in record.modules)
         found = {
-            media_types.PEFT_TYPE: "LORA",
+            media_types.PEFT_TYPE: record.method.upper() if carried else "LORA",
             media_types.RANK: ",".join(map(str, ranks)),
             media_types.TARGET_MODULES: ",".join(modules),
             media_types.FAMILY: record.family,

@@ -68,7 +68,17 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "soft_prompt": _fail(
         "This stores virtual tokens, not weight updates; load it with the tool that made it."
     ),
-    "ia3": _fail("IA³ scales activations; merge it into its base with the tool that made it."),
+    "ia3": _fail(
+        "IA³ scales activations. Pull it with --carry to keep it unchanged, "
+        "or merge it into its base with PEFT."
+    ),
+    "needs_base_weights": _fail(
+        "The update depends on the base weights. Pull it with --carry to keep it unchanged, "
+        "or merge it into its base with PEFT."
+    ),
+    "not_low_rank": _fail(
+        "Pull it with --carry to keep it unchanged, or merge it into its base with PEFT."
+    ),
     "full_checkpoint": _fail(
         "No adapter factors found. To extract a LoRA, provide the base and accept a truncated SVD."
     ),
@@ -78,6 +88,10 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     ),
     "routed_adapter": _fail(
         "The effect depends on the input (router or gate); export each expert."
+    ),
+    "positional_adapter": _fail(
+        "It must stay unmerged: use a runtime that supports alora_invocation_tokens. "
+        "Pull it with --carry to keep it unchanged."
     ),
     "sharded_state": _fail("Tensors are empty or 1-D: save again after gathering the shards."),
     # Content that is wrong.
@@ -100,6 +114,8 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
     "claim_broken": _fail("The version is damaged: pull it again, or adaptrix fsck --repair."),
     "update_lost": _fail("The update is lost in rounding: use --mode attached or --dtype float32."),
+    "update_overflow": _fail("Use --mode attached, --dtype float32, or smaller weights."),
+    "update_wrong": _fail("Load the base again; if it stays so, report it with the adapter."),
     # Could not be decided.
     "zero_update": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="All B are zero: never trained, or the wrong file."
@@ -122,6 +138,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         Severity.WARNING, "", hint="If base weights were trained too, this adapter is only a part."
     ),
     "recomputed": ProblemCode(Severity.NOTE, ""),
+    "carried": ProblemCode(
+        Severity.WARNING, "", hint="PEFT loads it; it is not converted, composed or run here."
+    ),
     "training_state": ProblemCode(
         Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
     ),

@@ -15,6 +15,12 @@ from adaptrix.schema.version import VERSION
 _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
 
 
+def layer_of(path: str) -> int | None:
+    """The layer that a module is in: the first number of its path."""
+    found = _LAYER.search(path)
+    return int(found[1]) if found else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightRule:
     """Another weight for some modules.
@@ -35,8 +41,8 @@ class WeightRule:
             return False
         if self.layers is None:
             return True
-        found = _LAYER.search(path)
-        return found is not None and self.layers[0] <= int(found[1]) <= self.layers[1]
+        layer = layer_of(path)
+        return layer is not None and self.layers[0] <= layer <= self.layers[1]
 
     def to_json(self) -> dict[str, Json]:
         """Canonical document."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adaptrix.schema.adapter import Adapter, ScaleRule
+from adaptrix.schema.adapter import CARRIED, Adapter, ScaleRule
 from adaptrix.schema.fields import DigestField, FloatText
 from adaptrix.schema.report import Fidelity, Verdict
 
@@ -139,6 +139,20 @@ class AdapterRecord:
 
 def module_records(adapter: Adapter) -> tuple[ModuleRecord, ...]:
     """One record per adapted module of ``adapter``."""
+    if adapter.carried is not None:
+        return tuple(
+            ModuleRecord(
+                path=path,
+                kind=CARRIED,
+                in_features=0,
+                out_features=0,
+                rank=0,
+                alpha=0.0,
+                scale=1.0,
+                rule=ScaleRule.ABSOLUTE,
+            )
+            for path in adapter.carried.paths
+        )
     return tuple(
         ModuleRecord(
             path=module.path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from adaptrix.schema.adapter import BaseRequirement
 from adaptrix.schema.problems import PROBLEM_CODES, Severity
 
 
@@ -177,7 +178,10 @@ class TensorAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What ``inspect`` says about a source; field meanings as in the CLI contract."""
+    """What ``inspect`` says about a source; field meanings as in the CLI contract.
+
+    ``needs_base`` is what the adapter needs of its base beyond fitting it.
+    """
 
     source: str
     verdict: Verdict
@@ -193,3 +197,4 @@ class Inspection:
     convertible: bool
     fidelity: Fidelity
     problems: tuple[Problem, ...] = ()
+    needs_base: BaseRequirement = BaseRequirement.NONE

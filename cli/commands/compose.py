@@ -135,14 +135,14 @@ def print_plan(
 
 def list_methods(out: Output) -> None:
     """Every method with its parameters, defaults and source."""
-    from adaptrix.compose.methods import METHODS, SPACES, default_space  # noqa: PLC0415 - torch
+    from adaptrix.compose.methods import METHODS, spaces  # noqa: PLC0415 - imports torch
 
     rows = [
         {
             "name": method.name,
             "summary": method.summary,
             "reference": method.reference,
-            "spaces": SPACES if default_space(method) != "factor" else (),
+            "spaces": tuple(space for space in spaces(method) if space != "factor"),
             "parameters": [
                 {"name": p.name, "summary": p.summary, "default": p.default}
                 for p in method.parameters
@@ -155,7 +155,8 @@ def list_methods(out: Output) -> None:
         lines.append(f"{method.name:16} {method.summary}")
         lines += [f"    --param {p.name}: {p.summary}" + (
             f" ({p.default:g})" if p.default is not None else "") for p in method.parameters]  # fmt: skip
-    lines.append(f"Methods that look at entries take NAME@SPACE: {', '.join(SPACES)}.")
+    lines.append("Methods that look at entries take NAME@SPACE: canonical, core, dense.")
+    lines.append("pico+NAME weakens the directions that all updates share before NAME merges.")
     out.document({"rows": rows}, lines=lines, ids=list(METHODS))
 
 

@@ -36,6 +36,10 @@ def pull(
     domain: Annotated[str, typer.Option(help="Field it belongs to.")] = "",
     training_data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
     license_name: Annotated[str, typer.Option("--license", help="Licence; else the card's.")] = "",
+    carry: Annotated[
+        bool,
+        typer.Option("--carry", help="Keep what is known and no LoRA (IA³, OFT …) as it is."),
+    ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="SOURCE is a remote: pull all that it has.")
     ] = False,
@@ -72,6 +76,7 @@ def pull(
             domain=domain,
             training_data=training_data,
             license=license_name,
+            carry=carry,
             dry_run=dry_run,
             force=force,
             progress=progress(human=out.human),
@@ -81,6 +86,6 @@ def pull(
     out.problems(report.problems)
     if report.same_as:
         out.note(f"note: the same adapter is here as {', '.join(report.same_as)}")
-    if not dry_run:
+    if not dry_run and not any(problem.code == "carried" for problem in report.problems):
         out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
     raise typer.Exit(report.verdict.exit_status)

@@ -1,4 +1,7 @@
-"""Pico: weaken the output directions that the updates share, then add up."""
+"""Pico: weaken the output directions that the updates share, then add up.
+
+On its own it is followed by the plain sum; ``pico+NAME`` lets another method follow.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,25 @@ from adaptrix.compose.core import Core, canonical
 from adaptrix.compose.method import Cores, Method, Product, product
 from adaptrix.compose.settings import Settings
 
+PREFIX = "pico+"
+
+
+def calibrated(core: Core) -> Core:
+    """``ΔW_t → (I + U diag(α−1) Uᵀ) ΔW_t``, ``αⱼ = 1/(1+(T−1)sⱼ)``, in a canonical core.
+
+    There, ``U`` are the left singular vectors of all updates side by side and ``sⱼ`` their
+    shares of the energy: a direction that holds all of it is weakened to its mean.
+    """
+    energies = torch.cat(core.parts, dim=1).square().sum(dim=1)
+    shares = energies / energies.sum().clamp(min=torch.finfo(energies.dtype).tiny)
+    damping = 1 / (1 + (len(core.parts) - 1) * shares)
+    parts = tuple(damping[:, None] * part for part in core.parts)
+    return Core(left=core.left, right=core.right, parts=parts)
+
 
 def _merge(core: Core, weights: tuple[float, ...], _settings: Settings) -> Product:
     aligned = canonical(core)
-    stacked = torch.cat(aligned.parts, dim=1)
-    energies = stacked.square().sum(dim=1)
-    shares = energies / energies.sum()
-    # αⱼ = 1/(1+(T−1)sⱼ): a direction that holds all the energy is weakened to its mean.
-    damping = 1 / (1 + (len(weights) - 1) * shares)
-    merged = damping[:, None] * aligned.sum(weights)
+    merged = calibrated(aligned).sum(weights)
     wanted = sum(abs(w) * float(p.norm()) for w, p in zip(weights, core.parts, strict=True))
     size = float(merged.norm())
     scale = wanted / len(weights) / size if size > 0 else 0.0

@@ -32,7 +32,7 @@ _PLAIN_INIT = {"", "true", "false", "gaussian", "eva", "orthogonal", "mica"}
 _RESIDUAL_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _VARIANTS: Mapping[str, tuple[str, str]] = {
     "alora_invocation_tokens": (
-        "unsupported_method",
+        "positional_adapter",
         "aLoRA acts only after its invocation tokens; as plain LoRA it would always act",
     ),
     "arrow_config": ("routed_adapter", "Arrow routes every token between several adapters"),

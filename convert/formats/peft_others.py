@@ -1,6 +1,8 @@
-"""PEFT's methods beside LoRA: those that become one, and those that are refused."""
+"""PEFT's methods beside LoRA: become one, are refused, or are carried as they are."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.contents import Contents
@@ -11,8 +13,11 @@ from adaptrix.convert.formats.peft_methods import method_problem, module_hints
 from adaptrix.convert.formats.peft_replacements import replacements
 from adaptrix.convert.formats.peft_targets import kept_settings
 from adaptrix.convert.options import ReadOptions
+from adaptrix.schema.adapter import BaseRequirement, Carried
 from adaptrix.schema.report import Fidelity, Problem
 
+POSITIONAL = "positional_adapter"
+CARRIED_CODES = {"ia3", "needs_base_weights", "not_low_rank", POSITIONAL}
 _NO_PAIRS = {
     "unsupported_method", "ambiguous_layout", "unpaired_factor", "shape_mismatch", "unread_values",
 }  # fmt: skip
@@ -23,6 +28,9 @@ def read_other_method(
 ) -> Draft | None:
     """The draft of a file that is not LoRA's; None for LoRA."""
     refused = method_problem(contents, config)
+    refused = refused or next((p for p in problems if p.code == POSITIONAL), None)
+    if refused is not None and options.carry and refused.code in CARRIED_CODES:
+        return _carried(contents, config, problems, refused)
     if refused is not None:
         return _refused(contents, config, (refused,))
     if config.peft_type in METHODS:
@@ -30,9 +38,37 @@ def read_other_method(
     return None
 
 
+def _carried(
+    contents: Contents, config: PeftConfig, problems: tuple[Problem, ...], reason: Problem
+) -> Draft:
+    """Everything as it is, marked: the file is PEFT's and stays so."""
+    paths = tuple(sorted(module_hints(contents)))
+    method = "alora" if reason.code == POSITIONAL else config.peft_type.lower()
+    stopping = [p for p in problems if p is not reason]
+    return Draft(
+        method=method,
+        total=len(contents.tensors),
+        carried=Carried(config=contents.config or {}, named=contents.tensors, paths=paths),
+        problems=(*stopping, Problem.of("carried", f"kept as it is: {reason.message}")),
+        base_name=config.base_name,
+        base_revision=config.base_revision,
+        base_class=config.base_class,
+        task_type=config.task_type,
+        needs_base=_needs_base(reason),
+        hints=paths,
+    )
+
+
+def _needs_base(reason: Problem) -> BaseRequirement:
+    if reason.code in {"ia3", "needs_base_weights"}:
+        return BaseRequirement.MERGE
+    return BaseRequirement.NONE
+
+
 def _refused(contents: Contents, config: PeftConfig, problems: tuple[Problem, ...]) -> Draft:
     method = config.peft_type.lower()
-    return refuse(
+    method = "alora" if problems[0].code == POSITIONAL else method
+    draft = refuse(
         contents,
         method=method,
         problems=problems,
@@ -40,6 +76,7 @@ def _refused(contents: Contents, config: PeftConfig, problems: tuple[Problem, ..
         hints=module_hints(contents),
         base_name=config.base_name,
     )
+    return replace(draft, needs_base=_needs_base(problems[-1]))
 
 
 def _read_exact(

@@ -26,6 +26,7 @@ from adaptrix.schema.adapter import (
     AdaptedModule,
     Adapter,
     BaseRequirement,
+    Carried,
     ModuleKind,
     Replacement,
     ReplacementRole,
@@ -47,6 +48,8 @@ def write(adapter: Adapter) -> Written:
     Raises:
         Refused: PEFT has no configuration that means this adapter.
     """
+    if adapter.carried is not None:
+        return _as_it_is(adapter.carried)
     if not adapter.modules:
         raise Refused("an adapter without modules cannot be written", where="peft")
     folded = stacks(adapter)
@@ -67,6 +70,22 @@ def write(adapter: Adapter) -> Written:
         fidelity=Fidelity.EXACT if exact else Fidelity.ROUNDING,
         max_abs_error=alphas.max_error,
         tensors=len(tensors),
+    )
+
+
+def _as_it_is(carried: Carried) -> Written:
+    text = json.dumps(dict(carried.config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    weights = encoded_file(
+        "adapter_model.safetensors",
+        partial(safetensors_bytes, carried.named, {"format": "pt"}),
+        media_types.WEIGHT_RAW,
+    )
+    settings = bytes_file("adapter_config.json", text.encode(), media_types.WEIGHT_CONFIG_RAW)
+    return Written(
+        files=(weights, settings),
+        fidelity=Fidelity.EXACT,
+        max_abs_error=0.0,
+        tensors=len(carried.named),
     )
 
 

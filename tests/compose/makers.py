@@ -23,8 +23,9 @@ def tensor(value, dtype=torch.float32):
 
 def adapter(
     seed, *, ranks=(2,), alpha=3.0, paths=tuple(SHAPES), rslora=False, bias=False,
-    dtype=torch.float32,
+    dtype=torch.float32, alphas=(),
 ):  # fmt: skip
+    alphas = alphas or (alpha,)
     generator = torch.Generator().manual_seed(seed)
     modules = []
     for index, path in enumerate(sorted(paths)):
@@ -37,11 +38,14 @@ def adapter(
                 source=path,
                 a=tensor(torch.randn(rank, into, generator=generator), dtype),
                 b=tensor(torch.randn(out, rank, generator=generator), dtype),
-                scale=Scale.from_alpha(alpha, rank, rslora=rslora),
+                scale=Scale.from_alpha(alphas[index % len(alphas)], rank, rslora=rslora),
                 bias_delta=tensor(torch.randn(out, generator=generator)) if bias else None,
             )
         )
-    return Adapter(modules=tuple(modules), family="phi", base_name="b", format="t", layout="t")
+    return Adapter(
+        modules=tuple(modules), family="phi", base_name="b", format="t", layout="t",
+        extra={"seed": seed},
+    )  # fmt: skip
 
 
 def refactored(one, seed):
@@ -90,5 +94,38 @@ def distance(one, other):
     return max(np.abs(one[path] - other[path]).max() for path in other) / size
 
 
+def grams_of(one):
+    """Gram matrices of random inputs of every module, the same for the same adapter."""
+    generator = torch.Generator().manual_seed(int(one.extra.get("seed", 0)))
+    found = {}
+    for path, (_, into) in SHAPES.items():
+        if KINDS.get(path) is ModuleKind.EMBEDDING:
+            counts = torch.randint(0, 5, (into,), generator=generator).double()
+            found[path] = tensor(counts, torch.float64)
+        else:
+            seen = torch.randn(3 * into, into, generator=generator).double()
+            found[path] = tensor(seen.T @ seen, torch.float64)
+    return found
+
+
 def inputs(*pairs):
-    return [Input(adapter=one, weight=weight) for one, weight in pairs]
+    return [Input(adapter=one, weight=weight, grams=grams_of(one)) for one, weight in pairs]
+
+
+def in_scale(one):
+    """The same adapter with every scale folded into ``B``, and written as 1."""
+    from dataclasses import replace
+
+    return replace(
+        one,
+        modules=tuple(
+            replace(
+                m,
+                b=tensor(to_torch(m.b).double() * m.scale.value, torch.float64),
+                scale=Scale.absolute(1.0, m.rank),
+                bias_delta=m.bias_delta
+                and tensor(to_torch(m.bias_delta).double() * m.scale.value, torch.float64),
+            )
+            for m in one.modules
+        ),
+    )

@@ -185,7 +185,7 @@ ROWS = {
     "5.17 textual inversion": ("soft_prompt", "textual-inversion", "textual_inversion", st({"clip_l": mat(2, 16), "clip_g": mat(2, 32)}, "token.safetensors")),
     "5.17 learned embeds": ("soft_prompt", "textual-inversion", "textual_inversion", pt({"<cat-toy>": mat(16)}, "learned_embeds.bin")),
     "5.17 IP-Adapter": (REFUSED, "ip-adapter", "ip_adapter", st({"image_proj.proj.weight": mat(8, 8), "ip_adapter.1.to_k_ip.weight": mat(8, 8)}, "ip.safetensors")),
-    "aLoRA": (REFUSED, "peft", "lora", {**st(pair()), **peft(alora_invocation_tokens=[1, 2])}),
+    "aLoRA": ("positional_adapter", "peft", "alora", {**st(pair()), **peft(alora_invocation_tokens=[1, 2])}),
     "VeLoRA": (READ, "peft", "lora", {**st(pair() | {f"{P}.lora_velora_embed": mat(4)}), **peft(velora_config={"x": 1})}),
     "MonteCLoRA": (READ, "peft", "lora", {**st(pair() | {f"{P}.lora_monteclora_sampler.std": mat(2)}), **peft(monteclora_config={"x": 1})}),
     "old llama.cpp model": ("full_checkpoint", "ggml", "full_checkpoint", {"ggml-model.bin": b"tjgg" + bytes(64)}),

@@ -52,6 +52,35 @@ def merged(rng, rank, into, sizes):
     return a, b, dense
 
 
+def forward_of_peft_02(x, a, b, enabled, out):
+    """``MergedLinear.forward`` of PEFT 0.2 without its base: a convolution in two groups."""
+    after = torch.nn.functional.conv1d((x @ a.T).T[None], b, groups=2)[0].T
+    rows = torch.zeros(out, dtype=torch.bool).view(len(enabled), -1)
+    rows[torch.tensor(enabled, dtype=torch.bool)] = True
+    padded = torch.zeros(len(x), out, dtype=x.dtype)
+    padded[:, rows.view(-1)] = after
+    return padded
+
+
+@pytest.mark.parametrize("enabled", [[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 0], [0, 0, 1]])
+def test_the_first_pefts_merged_layer_is_its_grouped_convolution(enabled):
+    rng = np.random.default_rng(7)
+    rank, width, count = 4, 12, sum(enabled)
+    a = rng.standard_normal((rank * count, width)).astype("f4")
+    b = rng.standard_normal((width * count, rank * count // 2, 1)).astype("f4")
+    name = "base_model.model.transformer.h.0.attn.c_attn"
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "target_modules": ["c_attn"],
+              "enable_lora": [bool(flag) for flag in enabled]}  # fmt: skip
+    weights = save({f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b})
+    files = folder(adapter_model__safetensors=weights,
+                   adapter_config__json=json.dumps(config).encode())  # fmt: skip
+    (module,) = read_adapter(files).adapter.modules
+    x = torch.from_numpy(rng.standard_normal((5, width)))
+    factors = torch.from_numpy(a).double(), torch.from_numpy(b).double()
+    wanted = 6 / rank * forward_of_peft_02(x, *factors, enabled, 3 * width)
+    np.testing.assert_allclose(x.numpy() @ delta(module).T, wanted.numpy(), rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("enabled", [[1, 1, 1], [1, 0, 1], [0, 1, 0]])
 def test_loralib_merged_layer_is_its_zero_padded_update(enabled):
     rng = np.random.default_rng(1)

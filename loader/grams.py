@@ -1,0 +1,72 @@
+"""Gram matrices ``XᵀX`` of modules' inputs, which RegMean weighs adapters by.
+
+``X`` are the inputs of a module while the model, with the adapter in effect, reads texts of
+the adapter's own task. For an embedding, whose inputs are one-hot, the matrix is diagonal:
+how often each token was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from adaptrix.loader.examples import Example, tokens_of
+from adaptrix.loader.session import Session
+from adaptrix.schema.adapter import ModuleKind
+from adaptrix.schema.errors import IncompatibleAdapter
+
+BATCH = 16
+
+
+def input_grams(
+    session: Session, examples: Sequence[Example], paths: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """``(in, in)`` float32 per module, or ``(in,)`` for embeddings, with the present set.
+
+    Args:
+        session: A base with the adapter in effect.
+        examples: What it reads; answers count where there are any.
+        paths: Modules to look at.
+
+    Raises:
+        IncompatibleAdapter: the base has no such module, or it takes no low-rank update.
+    """
+    base = session.base
+    found: dict[str, torch.Tensor] = {}
+    for path in paths:
+        shape = base.structure.modules.get(path)  # type: ignore[call-overload]
+        if shape is None:
+            raise IncompatibleAdapter("the base has no such module", where=path)
+        flat = shape.kind is ModuleKind.EMBEDDING
+        size = (shape.in_features,) if flat else (shape.in_features, shape.in_features)
+        found[path] = torch.zeros(size, dtype=torch.float64, device=base.device)
+    for start in range(0, len(examples), BATCH):
+        batch = tokens_of(base.tokenizer, examples[start : start + BATCH], base.device)
+        real = batch.mask.bool()
+        handles = [
+            base.model.get_submodule(path).register_forward_pre_hook(_adding(gram, real))
+            for path, gram in found.items()
+        ]
+        try:
+            with torch.no_grad():
+                base.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return {path: gram.float().cpu() for path, gram in found.items()}
+
+
+def _adding(gram: torch.Tensor, real: torch.Tensor) -> Callable[..., Any]:
+    """A hook that adds the inputs of one pass; padding counts for nothing."""
+
+    def hook(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        inputs = args[0][real]
+        if gram.dim() == 1:
+            gram.add_(torch.bincount(inputs, minlength=len(gram)))
+        else:
+            rows = inputs.float()
+            gram.add_(rows.T @ rows)
+
+    return hook
