@@ -13,6 +13,7 @@ import json
 import signal
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,7 @@ def _document(found: Mapping[str, Found], failed: Mapping[str, str]) -> dict[str
     families: dict[str, int] = {}
     for family, entry in found.items():
         rows = {old: new for old, new in sorted(entry.old.items()) if _holds(old, new, entry)}
+        rows = _agreed(rows)
         if rows:
             if rows not in tables:
                 tables.append(rows)
@@ -96,6 +98,24 @@ def _holds(old: str, row: str, entry: Found) -> bool:
         return False
     places = [] if row.startswith("!") else row.partition("#")[0].split("|")
     return all(place.removesuffix(".{}") in entry.new or place in entry.new for place in places)
+
+
+def _agreed(rows: Mapping[str, str]) -> dict[str, str]:
+    """Without rows that take a block elsewhere than most of its rows: another class's names."""
+    places: dict[str, Counter[str]] = {}
+    for old, new in rows.items():
+        places.setdefault(_block(old), Counter())[_block(new)] += 1
+    return {
+        old: new
+        for old, new in rows.items()
+        if "{}" not in old
+        or new.startswith("!")
+        or places[_block(old)].most_common(1)[0][0] == _block(new)
+    }
+
+
+def _block(name: str) -> str:
+    return name.partition("{}")[0]
 
 
 def _text(document: Mapping[str, Any]) -> str:

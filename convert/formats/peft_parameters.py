@@ -113,7 +113,15 @@ def _name(
             continue
         for depth, name in enumerate(reversed(order)):
             found.append((pairs[depth], f"{container}.{name}"))
+    _unused([parameter for _, parameter in found], config, problems)
     return found
+
+
+def _unused(parameters: Sequence[str], config: PeftConfig, problems: list[Problem]) -> None:
+    ends = [t for t in config.parameters if not any(f".{p}".endswith(f".{t}") for p in parameters)]
+    if ends and not problems:
+        message = f"target_parameters {', '.join(sorted(ends)[:12])} have no tensors"
+        problems.append(Problem.of("unused_target", message, where=CONFIG_NAME))
 
 
 def _targeted(container: str, config: PeftConfig) -> list[str]:
