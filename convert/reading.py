@@ -30,6 +30,7 @@ from adaptrix.convert.formats.peft_config import parse_config
 from adaptrix.convert.formats.peft_methods import method_problem
 from adaptrix.convert.inspecting import inspection_of
 from adaptrix.convert.layouts.current import family_of_names
+from adaptrix.convert.layouts.experts import base_path
 from adaptrix.convert.layouts.heads import experts_of, heads_of
 from adaptrix.convert.layouts.naming import Named, canonical_names
 from adaptrix.convert.modules import adapted_modules
@@ -250,7 +251,7 @@ _BROKEN = {"invalid_rank", "sharded_state", "shape_mismatch", "rank_mismatch"}
 
 def _observations(draft: Draft) -> list[Observation]:
     seen = [
-        Observation(path=f.path, out_features=f.b.shape[0], in_features=f.a.shape[1])
+        Observation(path=base_path(f), out_features=f.b.shape[0], in_features=f.a.shape[1])
         for f in draft.factors
         if len(f.a.shape) == 2 and f.b.shape
     ]

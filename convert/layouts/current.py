@@ -10,6 +10,7 @@ from adaptrix.convert.layouts.heads import heads_of
 from adaptrix.convert.layouts.moving import Moved, has_old_names, modernise
 from adaptrix.convert.layouts.named import Named
 from adaptrix.convert.layouts.relayout import relayout, source_form
+from adaptrix.convert.layouts.renames import is_raw_weight
 from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.report import Problem
@@ -49,6 +50,8 @@ def family_of_names(detected: str, stated: str, paths: Sequence[str]) -> str:
     if not stated or stated == detected:
         return detected
     if has_old_names(stated, paths) or source_form(stated, paths) is not None:
+        return stated
+    if any(is_raw_weight(stated, path) for path in paths):
         return stated
     return detected
 

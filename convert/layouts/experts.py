@@ -126,6 +126,12 @@ def slice_of(path: str) -> tuple[str, int] | None:
     return None if match is None else (match["parameter"], int(match["expert"]))
 
 
+def base_path(pair: Factors) -> str:
+    """What the base has for a pair: its module, or the parameter it is a slice of."""
+    part = slice_of(pair.path) if pair.kind is ModuleKind.PARAMETER else None
+    return pair.path if part is None else part[0]
+
+
 def votes(pairs: Mapping[str, tuple[LazyTensor, LazyTensor]], hidden: int | None) -> set[bool]:
     """What the shapes of one layer's parameters say of ``A``: it reads the input, or not.
 
