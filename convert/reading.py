@@ -24,6 +24,7 @@ from adaptrix.convert.architecture.fit import Fit, check_fit
 from adaptrix.convert.architecture.known_bases import config_of, known_base
 from adaptrix.convert.checks import check_structure, check_values
 from adaptrix.convert.contents import Contents, gather
+from adaptrix.convert.diffusion.detection import detect_diffusion
 from adaptrix.convert.draft import Draft, Format, Recognition, refuse
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.formats.peft_config import parse_config
@@ -193,7 +194,9 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
         architecture=draft.architecture,
         base_model_type=str((options.base_config or {}).get("model_type", "")),
     )
-    detection = _settled(detect(_observations(draft), claims), draft, options)
+    seen = _observations(draft)
+    diffusion = detect_diffusion(seen, draft.architecture)
+    detection = diffusion or _settled(detect(seen, claims), draft, options)
     detection = _as_stated(detection, draft, claims.base_model_type)
     stopped = _stops(draft.problems)
     sound = not any(p.code in _BROKEN for p in draft.problems)
@@ -221,7 +224,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             format=report.name,
             layout=named.layout,
             method=draft.method,
-            task_type=named.task_type or _task(draft, report.name),
+            task_type=named.task_type or ("" if diffusion else _task(draft, report.name)),
             needs_base=draft.needs_base,
             carried=draft.carried,
             extra=named.extra | _counts(family, options.base_config),

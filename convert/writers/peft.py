@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from adaptrix.convert.arrays import from_array
+from adaptrix.convert.diffusion.bare import KEY, without_component
 from adaptrix.convert.layouts.renames import has_experts, is_raw_weight
 from adaptrix.convert.numeric import np
 from adaptrix.convert.safetensors_file import safetensors_bytes
@@ -52,15 +53,17 @@ def write(adapter: Adapter) -> Written:
         return _as_it_is(adapter.carried)
     if not adapter.modules:
         raise Refused("an adapter without modules cannot be written", where="peft")
+    adapter, component = without_component(adapter)
     folded = stacks(adapter)
     plain = tuple(m for m in adapter.modules if m.kind is not ModuleKind.PARAMETER)
     alphas = alphas_of((*plain, *folded.logical))
     config = _config(replace(adapter, modules=(*plain, *folded.logical)), alphas)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     tensors = file_tensors(adapter, folded)
+    metadata = {"format": "pt"} | ({KEY: component} if component else {})
     weights = encoded_file(
         "adapter_model.safetensors",
-        partial(safetensors_bytes, tensors, {"format": "pt"}),
+        partial(safetensors_bytes, tensors, metadata),
         media_types.WEIGHT_RAW,
     )
     settings = bytes_file("adapter_config.json", text.encode(), media_types.WEIGHT_CONFIG_RAW)
