@@ -11,51 +11,58 @@ import typer
 from adaptrix.cli.composing import base_weights, gram_files, ingredients, print_report
 from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
 from adaptrix.cli.output import Output
-from adaptrix.cli.parsing import setting, weighted
+from adaptrix.cli.parsing import setting
 from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
+    from adaptrix.compose.planning import Plan
     from adaptrix.registry.recipe_files import RecipeFile
+    from adaptrix.registry.registry import Registry
 
 GramsOption = Annotated[
     list[str] | None,
     typer.Option("--grams", help="NAME=FILE of Gram matrices, for regmean; repeatable."),
 ]
+OutputOption = Annotated[
+    str | None, typer.Option("--output", "-o", help="NAME[:TAG] of the result.")
+]
+MethodOption = Annotated[
+    str | None, typer.Option(help="NAME or NAME@SPACE; linear when not given.")
+]
+ParamOption = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE of the method; repeatable.")
+]
+ConflictFlag = Annotated[
+    bool, typer.Option("--allow-license-conflict", help="Carry both licences.")
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--base", help="Base model whose weights make DoRA inputs plain."),
+]
+BakeRankOption = Annotated[
+    int, typer.Option(min=1, help="Greatest rank of a DoRA module made plain.")
+]
+PlotOption = Annotated[Path | None, typer.Option(help="With --plan: PNG of the least cosines.")]
 
 
 def compose(
     adapters: Annotated[list[str] | None, typer.Argument(help="NAME[=WEIGHT] …")] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="NAME[:TAG] of the result.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="NAME or NAME@SPACE; linear when not given.")
-    ] = None,
+    output: OutputOption = None,
+    method: MethodOption = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file with all of it.")] = None,
     rank: Annotated[int | None, typer.Option(help="Greatest rank of a module.")] = None,
     energy: Annotated[float | None, typer.Option(help="Share of the energy kept.")] = None,
     density: Annotated[float | None, typer.Option(help="Share of the entries kept.")] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE of the method; repeatable.")
-    ] = None,
+    param: ParamOption = None,
     seed: Annotated[int | None, typer.Option(help="For methods that draw; 0 if not given.")] = None,
     description: Annotated[str, typer.Option(help="One line on what it does.")] = "",
-    allow_license_conflict: Annotated[
-        bool, typer.Option("--allow-license-conflict", help="Carry both licences.")
-    ] = False,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", help="Base model whose weights make DoRA inputs plain."),
-    ] = None,
-    bake_rank: Annotated[
-        int, typer.Option(min=1, help="Greatest rank of a DoRA module made plain.")
-    ] = 64,
+    allow_license_conflict: ConflictFlag = False,
+    base: WeightsOption = None,
+    bake_rank: BakeRankOption = 64,
     grams: GramsOption = None,
     methods: Annotated[bool, typer.Option("--methods", help="List the methods.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Look, make nothing.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="With --plan: PNG of the least cosines.")
-    ] = None,
+    plot: PlotOption = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -69,17 +76,17 @@ def compose(
     if methods:
         list_methods(out)
         return
+    written = _read(recipe, adapters or [])
+    inputs = ingredients(written, adapters or [], gram_files(grams or []))
     if plan:
-        print_plan(_read(recipe, adapters or []), adapters or [], rank, plot, home, out)
+        with _registry(home) as registry:
+            found = registry.plan(inputs, rank=rank, base=base_weights(base), bake_rank=bake_rank)
+        print_plan(found, [entry.reference for entry in inputs], plot, out)
         return
     if output is None:
         raise UsageError("no name for the result", where="compose", hint="Pass -o NAME.")
     given = _parameters(rank, energy, density, param or [])
-    written = _read(recipe, adapters or [])
-    inputs = ingredients(written, adapters or [], gram_files(grams or []))
-    from adaptrix.registry.registry import Registry  # noqa: PLC0415
-
-    with Registry(home) as registry:
+    with _registry(home) as registry:
         report = registry.compose(
             inputs,
             output=output,
@@ -97,9 +104,7 @@ def compose(
 
 def rebase(
     reference: Annotated[str, typer.Argument(help="NAME[:TAG] of a composition.")],
-    base: Annotated[
-        str | None, typer.Option("--base", help="Base model, where it was made with one.")
-    ] = None,
+    base: WeightsOption = None,
     grams: GramsOption = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
@@ -110,9 +115,7 @@ def rebase(
 
     Example: adaptrix rebase mix
     """
-    from adaptrix.registry.registry import Registry  # noqa: PLC0415
-
-    with Registry(home) as registry:
+    with _registry(home) as registry:
         report = registry.rebase(
             reference,
             base=base_weights(base),
@@ -122,26 +125,13 @@ def rebase(
     print_report(report, Output(as_json=as_json, quiet=quiet))
 
 
-def print_plan(
-    written: RecipeFile | None,
-    adapters: Sequence[str],
-    rank: int | None,
-    plot: Path | None,
-    home: Path | None,
-    out: Output,
-) -> None:
+def print_plan(found: Plan, names: Sequence[str], plot: Path | None, out: Output) -> None:
     """Pairs, a heat map of the least cosines, the loss at a rank, one recommendation."""
     from adaptrix.cli.plan_lines import plan_lines, write_plot  # noqa: PLC0415
-    from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
-    inputs = written.inputs if written else [weighted(text) for text in adapters]
-    with Registry(home) as registry:
-        found = registry.plan(inputs, rank=rank)
-    names = [entry.reference for entry in written.inputs] if written else [
-        weighted(text)[0] for text in adapters
-    ]  # fmt: skip
     fields = {name: getattr(found, name) for name in found.__slots__}
-    out.document({"adapters": names, **fields}, lines=plan_lines(found, names), ids=[found.method])
+    lines = plan_lines(found, names)
+    out.document({"adapters": list(names), **fields}, lines=lines, ids=[found.method])
     if plot is not None:
         write_plot(found, plot)
 
@@ -165,12 +155,18 @@ def list_methods(out: Output) -> None:
     ]
     lines = []
     for method in METHODS.values():
-        lines.append(f"{method.name:16} {method.summary}")
+        lines += [f"{method.name:16} {method.summary}", f"    {method.reference}"]
         lines += [f"    --param {p.name}: {p.summary}" + (
             f" ({p.default:g})" if p.default is not None else "") for p in method.parameters]  # fmt: skip
     lines.append("Methods that look at entries take NAME@SPACE: canonical, core, dense.")
     lines.append("pico+NAME weakens the directions that all updates share before NAME merges.")
     out.document({"rows": rows}, lines=lines, ids=list(METHODS))
+
+
+def _registry(home: Path | None) -> Registry:
+    from adaptrix.registry.registry import Registry  # noqa: PLC0415
+
+    return Registry(home)
 
 
 def _parameters(
