@@ -195,11 +195,51 @@ class CompareDocument(TypedDict):
     base: str
 
 
+class PlannedShare(TypedDict):
+    """One adapter's part in a module: it adds ``weight · scale · B·A``."""
+
+    adapter: str
+    weight: float
+    rank: int
+    scale: float
+    dora: bool
+
+
+class PlannedModule(TypedDict):
+    """A module that would change."""
+
+    path: str
+    in_features: int
+    out_features: int
+    rank: int
+    adapters: list[PlannedShare]
+
+
+class PlannedReplacement(TypedDict):
+    """A parameter that an adapter brings whole."""
+
+    parameter: str
+    adapter: str
+    role: str
+
+
 class PlanDocument(TypedDict):
-    """``run --dry-run``."""
+    """``run --dry-run``: what would be done to each module, and what it would take."""
 
     plan: list[str]
+    base: str
+    mode: str
+    device: str
+    stored_dtype: str
+    dtype: str
+    compute_dtype: str
+    base_bytes: int
+    read_bytes: int
+    written_bytes: int
+    memory_bytes: int
     factor_bytes: int
+    modules: list[PlannedModule]
+    replacements: list[PlannedReplacement]
 
 
 class DemoAdapter(TypedDict):

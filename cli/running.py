@@ -191,6 +191,7 @@ def execute(request: RunRequest, home: Path | None, out: Output) -> int:
         chosen = choose(registry, request.adapters, request.base)
         quiet_libraries()
         from adaptrix.loader.base import base_structure, parse_device, parse_dtype  # noqa: PLC0415
+        from adaptrix.loader.describe import describe_plan  # noqa: PLC0415
         from adaptrix.loader.generate import GenerateOptions  # noqa: PLC0415
         from adaptrix.loader.plan import plan  # noqa: PLC0415
         from adaptrix.loader.session import Session  # noqa: PLC0415
@@ -202,12 +203,13 @@ def execute(request: RunRequest, home: Path | None, out: Output) -> int:
             seed=request.seed,
             stop=request.stop,
         )
-        if request.dry_run:
-            planned = plan(base_structure(chosen.base), chosen.adapters, mode=request.mode)
-            lines = list(planned.lines())
-            out.document({"plan": lines, "factor_bytes": planned.factor_bytes}, lines=lines)
-            return 0
         device, dtype = parse_device(request.device), parse_dtype(request.dtype)
+        if request.dry_run:
+            structure = base_structure(chosen.base)
+            planned = plan(structure, chosen.adapters, mode=request.mode)
+            document, lines = describe_plan(planned, structure, device, dtype)
+            out.document(document, lines=lines)
+            return 0
         session = Session.open(
             chosen.base, chosen.adapters, mode=request.mode, device=device, dtype=dtype
         )

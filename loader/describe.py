@@ -1,0 +1,67 @@
+"""A plan as a document and as lines: what ``run --dry-run`` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from adaptrix.loader.placement import forecast, place
+from adaptrix.loader.plan import LoadPlan, ModulePlan
+from adaptrix.loader.structure import BaseStructure
+
+
+def describe_plan(
+    planned: LoadPlan,
+    structure: BaseStructure,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """The document and the lines, for this device and the type that was asked for."""
+    placed = place(structure.dtype, dtype, device=device.type, parameters=structure.parameter_count)
+    cost = forecast(planned, structure, placed, threads=torch.get_num_threads())
+    lines = [*planned.lines(), *cost.lines()]
+    document = {
+        "plan": lines,
+        "base": planned.base,
+        "mode": planned.mode,
+        "device": str(device),
+        "stored_dtype": _name(placed.stored),
+        "dtype": _name(placed.dtype),
+        "compute_dtype": _name(placed.compute),
+        "base_bytes": cost.base_bytes,
+        "read_bytes": cost.read_bytes,
+        "written_bytes": cost.written_bytes,
+        "memory_bytes": cost.memory_bytes,
+        "factor_bytes": planned.factor_bytes,
+        "modules": [_module(module) for module in planned.modules],
+        "replacements": [
+            {"parameter": item.parameter, "adapter": owner, "role": str(item.role)}
+            for owner, item in planned.replacements
+        ],
+    }
+    return document, lines
+
+
+def _module(module: ModulePlan) -> dict[str, Any]:
+    first = module.shares[0].module
+    return {
+        "path": module.path,
+        "in_features": first.in_features,
+        "out_features": first.out_features,
+        "rank": module.rank,
+        "adapters": [
+            {
+                "adapter": share.owner,
+                "weight": share.weight,
+                "rank": share.module.rank,
+                "scale": share.module.scale.value,
+                "dora": share.module.magnitude is not None,
+            }
+            for share in module.shares
+        ],
+    }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
