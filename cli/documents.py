@@ -75,6 +75,35 @@ class ComposePlanDocument(TypedDict):
     reason: str
 
 
+class WeightRow(TypedDict):
+    """A learned weight; its layer is null for modules outside the layers."""
+
+    adapter: str
+    layer: int | None
+    weight: float
+
+
+class WeighDocument(TypedDict):
+    """``weigh``: losses are means per answer token."""
+
+    recipe: str
+    examples: int
+    steps: int
+    seed: int
+    loss_before: float
+    loss_after: float
+    rows: list[WeightRow]
+
+
+class GramsDocument(TypedDict):
+    """``grams``."""
+
+    path: str
+    modules: int
+    examples: int
+    bytes: int
+
+
 class InitDocument(TypedDict):
     """``init``."""
 
@@ -329,6 +358,7 @@ def documents() -> dict[str, Any]:
         "export-layout": LayoutReport,
         "fsck": FsckReport,
         "gc": GcReport,
+        "grams": GramsDocument,
         "init": InitDocument,
         "inspect": Inspection,
         "log": LogDocument,
@@ -351,4 +381,5 @@ def documents() -> dict[str, Any]:
         "stats": StatsReport,
         "tag": TagDocument,
         "verify": VerifyReport,
+        "weigh": WeighDocument,
     }

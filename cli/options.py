@@ -52,3 +52,10 @@ SourceArgument = Annotated[
     str, typer.Argument(help="org/repo, hf:org/repo@rev, a Hub URL, a file or a folder.")
 ]
 ReferenceArgument = Annotated[str, typer.Argument(help="NAME[:TAG], name~1 or a digest.")]
+CarryFlag = Annotated[
+    bool, typer.Option("--carry", help="Keep what is known and no LoRA (IA³, OFT …) as it is.")
+]
+AllFlag = Annotated[bool, typer.Option("--all", help="SOURCE is a remote: pull all that it has.")]
+ForceFlag = Annotated[
+    bool, typer.Option("--force", help="Let NAME move to what it does not lead to.")
+]

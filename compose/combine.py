@@ -151,10 +151,11 @@ def _error(done: Sequence[Done], *, rounding: bool) -> float:
 
 def _assembled(here: Sequence[Input], modules: tuple[AdaptedModule, ...]) -> Adapter:
     first = here[0].adapter
-    replacements = [item for entry in here for item in entry.adapter.replacements]
+    # One per parameter: where two adapters have one, it is the same to the bit.
+    replacements = {item.parameter: item for e in here for item in e.adapter.replacements}
     return Adapter(
         modules=modules,
-        replacements=tuple(sorted(replacements, key=lambda item: item.parameter)),
+        replacements=tuple(replacements[name] for name in sorted(replacements)),
         family=first.family,
         base_name=first.base_name,
         base_revision=first.base_revision,

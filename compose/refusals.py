@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from adaptrix.schema.adapter import AdaptedModule, Adapter, BaseRequirement, ModulePath
+from adaptrix.schema.adapter import (
+    AdaptedModule,
+    Adapter,
+    BaseRequirement,
+    ModulePath,
+    Replacement,
+    ReplacementRole,
+)
 from adaptrix.schema.errors import IncompatibleAdapter
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def check_composable(adapters: Sequence[tuple[Adapter, float]]) -> None:
@@ -41,12 +51,12 @@ def _check_alone(adapter: Adapter, weight: float, *, alone: bool) -> None:
             raise IncompatibleAdapter(
                 "a DoRA update is not linear: it depends on the base weights",
                 where=module.path,
-                hint="Merge it into its base instead of composing it.",
+                hint="Give its base with --base: it is made plain then, and the error said.",
             )
     if adapter.needs_base is BaseRequirement.RESIDUAL:
         raise IncompatibleAdapter(
             "the adapter was trained on a modified base and cannot be added to others",
-            where=adapter.base_name,
+            where=adapter.modules[0].path if adapter.modules else adapter.base_name,
             hint="Provide the initial adapter, or convert it to a plain LoRA first.",
         )
     if weight != 1 and adapter.replacements:
@@ -68,6 +78,17 @@ def _check_bases(one: Adapter, other: Adapter) -> None:
             where="base model",
             hint="Pull both with the same --base when they were trained on the same model.",
         )
+    _check_revisions(one, other)
+
+
+def _check_revisions(one: Adapter, other: Adapter) -> None:
+    revisions = (one.base_revision, other.base_revision)
+    if all(map(_COMMIT.fullmatch, revisions)) and len(set(revisions)) > 1:
+        raise IncompatibleAdapter(
+            f"declared revisions of the base differ: {revisions[0]} and {revisions[1]}",
+            where="base model",
+            hint="Pull both with the same --base when its weights are the same.",
+        )
 
 
 def _modules(adapters: Sequence[tuple[Adapter, float]]) -> Iterator[AdaptedModule]:
@@ -86,10 +107,27 @@ def _check_shapes(one: AdaptedModule, other: AdaptedModule) -> None:
 
 
 def _check_replacements(adapters: Sequence[tuple[Adapter, float]]) -> None:
-    owner: dict[str, int] = {}
+    seen: dict[str, tuple[int, Replacement]] = {}
     for index, (adapter, _) in enumerate(adapters):
-        for replacement in adapter.replacements:
-            if owner.setdefault(replacement.parameter, index) != index:
-                raise IncompatibleAdapter(
-                    "two adapters replace the same parameter", where=replacement.parameter
-                )
+        for item in adapter.replacements:
+            owner, first = seen.setdefault(item.parameter, (index, item))
+            if owner != index and not _same(first, item):
+                raise IncompatibleAdapter(_conflict(first, item), where=item.parameter)
+
+
+def _conflict(one: Replacement, other: Replacement) -> str:
+    rows = one.tensor.shape[:1], other.tensor.shape[:1]
+    tokens = {ReplacementRole.EMBEDDING, ReplacementRole.TRAINABLE_TOKENS}
+    if {one.role, other.role} <= tokens and (rows[0] != rows[1] or one.rows != other.rows):
+        counts = f"{rows[0][0]} and {rows[1][0]} rows"
+        return f"the adapters have different added tokens ({counts})"
+    return "two adapters replace the same parameter"
+
+
+def _same(one: Replacement, other: Replacement) -> bool:
+    """Whether both write the same bytes to the same place: then there is nothing to choose."""
+    if (one.role, one.rows, one.tensor.dtype, one.tensor.shape) != (
+        other.role, other.rows, other.tensor.dtype, other.tensor.shape,
+    ):  # fmt: skip
+        return False
+    return bytes(one.tensor.load()) == bytes(other.tensor.load())

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from adaptrix.convert.container import open_container
@@ -40,6 +40,9 @@ _TRAINING_STATE = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state[_0-9]*)\.(bin|pt|pth)"
 )
 _CHECKPOINT = re.compile(r"(checkpoint-?\d+|global_step\d+|runs|logs)", re.IGNORECASE)
+_INITIAL = re.compile(r"(?:.*[_\-.])?init(?:ial)?(?:[_\-.].*)?", re.IGNORECASE)
+"""Folders in which a run keeps the factors that it began with (``pissa_init``)."""
+_RESIDUAL_INIT = ("pissa", "olora", "corda", "lora_ga")
 _NUMBERED = re.compile(r"\d{5,}_adapters\.(safetensors|npz)")
 _INDEX_SUFFIX = (".safetensors.index.json", ".bin.index.json")
 MAX_SHARDS = 1024
@@ -60,6 +63,7 @@ class Contents:
         ignored_files: Weight files that were left aside.
         alternatives: Folders that each hold an adapter, when there is no telling which.
         missing_shards: Files that belong to the same state and are not there.
+        initial: Tensors of the initial adapter of PiSSA and its like, saved in a folder beside.
         indexed: Whether an index says that the files are one state.
     """
 
@@ -72,6 +76,7 @@ class Contents:
     ignored_files: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
     missing_shards: tuple[str, ...] = ()
+    initial: Mapping[str, LazyTensor] = field(default_factory=dict)
     indexed: bool = False
 
     @property
@@ -125,7 +130,7 @@ def gather(files: AdapterFiles) -> Contents:
     found = [file for file in opened if file is not None]
     if not found and not chosen:
         found = _by_content(files, inside)
-    return _contents(
+    contents = _contents(
         files,
         found,
         files.files[config] if config else None,
@@ -134,6 +139,26 @@ def gather(files: AdapterFiles) -> Contents:
         ignored=tuple(ignored),
         shards=shards,
     )
+    return replace(contents, initial=_initial(files, folder, contents.config))
+
+
+def _initial(
+    files: AdapterFiles, folder: str, config: Mapping[str, Json] | None
+) -> dict[str, LazyTensor]:
+    """Factors that the training began with, when the configuration says that they matter."""
+    declared = str((config or {}).get("init_lora_weights", "")).lower()
+    if not declared.startswith(_RESIDUAL_INIT):
+        return {}
+    places: dict[str, list[str]] = {}
+    for name in files.files:
+        parent = PurePosixPath(name).parent
+        near = str(parent.parent) in {folder, str(PurePosixPath(folder).parent)}
+        if near and str(parent) != folder and _INITIAL.fullmatch(parent.name):
+            places.setdefault(str(parent), []).append(name)
+    holding = [names for names in places.values() if _holds_weights(names)]
+    chosen = _choose(holding[0])[0] if len(holding) == 1 else []
+    opened = open_container(files.files[chosen[0]]) if len(chosen) == 1 else None
+    return dict(opened.tensors) if opened else {}
 
 
 def _indexed(index: ByteSource, inside: list[str]) -> tuple[str, ...]:
@@ -257,8 +282,10 @@ def _folders(names: list[str]) -> list[str]:
     holding = [folder for folder, inside in by_folder.items() if _holds_weights(inside)]
     if CONFIG_NAME in by_folder.get(top, []) or not holding:
         return [top]
-    finished = [f for f in holding if not _CHECKPOINT.fullmatch(PurePosixPath(f).name)]
-    return sorted(finished or holding)
+    names_of = {f: PurePosixPath(f).name for f in holding}
+    finished = [f for f in holding if not _CHECKPOINT.fullmatch(names_of[f])]
+    trained = [f for f in finished if not _INITIAL.fullmatch(names_of[f])]
+    return sorted(trained or finished or holding)
 
 
 def _holds_weights(names: list[str]) -> bool:

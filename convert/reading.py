@@ -28,6 +28,7 @@ from adaptrix.convert.draft import Draft, Format, Recognition, refuse
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.formats.peft_config import parse_config
 from adaptrix.convert.formats.peft_methods import method_problem
+from adaptrix.convert.formats.recognised import is_sharded_state
 from adaptrix.convert.inspecting import inspection_of
 from adaptrix.convert.layouts.naming import Named, canonical_names
 from adaptrix.convert.modules import adapted_modules
@@ -132,6 +133,8 @@ def _read(form: Format, contents: Contents, options: ReadOptions) -> Draft:
     if not form.several_files and not contents.is_one_state:
         names = ", ".join(file.name for file in contents.tensor_files[:8])
         problem = Problem.of("multiple_adapters", f"several weight files: {names}")
+        if is_sharded_state(contents):
+            problem = Problem.of("sharded_state", f"parts of a training state: {names}")
         return refuse(contents, method="lora", problems=(problem,), reason="several adapters")
     return form.read(contents, options)
 
@@ -161,6 +164,11 @@ def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
         problem, evidence = first_foreign.problem(), (f"{first_foreign.name} is a container of it",)
     elif contents.config is not None:
         problem = Problem.of("missing_weights", "a configuration without a weight file")
+    elif contents.ignored_files:
+        name = method = "training-state"
+        evidence = (f"files of a training run: {', '.join(contents.ignored_files[:4])}",)
+        message = "only the state of a training run, and no weights of an adapter"
+        problem = Problem.of("not_an_adapter", message, where=contents.ignored_files[0])
     else:
         problem = Problem.of("not_an_adapter", "no weight file and no adapter_config.json")
     draft = Draft(

@@ -29,6 +29,9 @@ _BASE_WEIGHTS = re.compile(
 )
 _ADAPTER_WEIGHTS = re.compile(r"adapter|lora|peft|qlora", re.IGNORECASE)
 _INTERMEDIATE = re.compile(r"^\d+_(adapters?\.(?:safetensors|npz))$", re.IGNORECASE)
+_INITIAL = re.compile(r"(?:.*[_\-.])?init(?:ial)?(?:[_\-.].*)?", re.IGNORECASE)
+"""Folders in which a run keeps the factors that it began with (PiSSA and its like)."""
+_INITIAL_FILES = {"adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"}
 _SIDECARS = re.compile(
     r"^(adapter_config\.json|config\.json|lora_config\.json|hyperparameters\.ya?ml|head_config\.json"
     r"|model_config\.ya?ml|torchtune_config\.ya?ml|.*\.safetensors\.index\.json)$",
@@ -94,11 +97,16 @@ def _folder(sizes: Mapping[str, int]) -> str:
         for folder in sorted(parents)
         if holds(folder) and not any(_CHECKPOINT.match(part) for part in folder.split("/"))
     ]
+    found = [f for f in found if not _INITIAL.fullmatch(f.rpartition("/")[2])] or found
     return found[0] if len(found) == 1 else ""
 
 
 def _outside(name: str, folder: str) -> str:
-    parent = name.rpartition("/")[0]
+    parent, _, leaf = name.rpartition("/")
+    above, _, own = parent.rpartition("/")
+    near = above in {folder, folder.rpartition("/")[0]} and parent != folder
+    if near and _INITIAL.fullmatch(own) and leaf in _INITIAL_FILES:
+        return ""
     return "" if parent == folder else "in a folder of its own"
 
 

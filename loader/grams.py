@@ -7,11 +7,15 @@ how often each token was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from adaptrix.compose.tensors import held
+from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.loader.examples import Example, tokens_of
 from adaptrix.loader.session import Session
 from adaptrix.schema.adapter import ModuleKind
@@ -56,6 +60,24 @@ def input_grams(
             for handle in handles:
                 handle.remove()
     return {path: gram.float().cpu() for path, gram in found.items()}
+
+
+def write_grams(grams: Mapping[str, torch.Tensor], path: Path) -> int:
+    """Write them as safetensors, by module path; returns the file's size in bytes."""
+    tensors = {name: held(gram, name) for name, gram in grams.items()}
+    encoded = safetensors_bytes(tensors)
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            file.write(encoded.header)
+            for chunk in encoded.chunks:
+                file.write(chunk)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    Path(file.name).replace(path)
+    return encoded.size_bytes
 
 
 def _adding(gram: torch.Tensor, real: torch.Tensor) -> Callable[..., Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from adaptrix.compose.baking import BaseWeights
 from adaptrix.compose.combine import Composition, accepted, combine
-from adaptrix.compose.inputs import Input
 from adaptrix.compose.methods import find
 from adaptrix.compose.settings import resolve as resolve_settings
+from adaptrix.registry.ingredients import Prepared, prepare
 from adaptrix.registry.licenses import combined
 from adaptrix.registry.looking import open_version
 from adaptrix.registry.planning import refuse_twice
@@ -21,6 +23,9 @@ from adaptrix.schema.errors import UsageError
 from adaptrix.schema.recipe import Recipe, RecipeInput
 from adaptrix.schema.record import ParentRecord, SourceRecord
 from adaptrix.store.home import Home
+
+BAKE_RANK = 64
+"""Greatest rank of a DoRA module that cannot be made plain exactly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,8 @@ class ComposeRequest:
     allow_license_conflict: bool = False
     dry_run: bool = False
     rebased_from: Digest | None = None
+    base: BaseWeights | None = None
+    bake_rank: int = BAKE_RANK
 
 
 def compose(home: Home, request: ComposeRequest) -> ComposeReport:
@@ -51,22 +58,21 @@ def compose(home: Home, request: ComposeRequest) -> ComposeReport:
     with home.lease():
         parents = [open_version(home, entry.reference) for entry in request.inputs]
         refuse_twice(parents)
-        provenance = _provenance(request, parents)
+        licence = _license(request, parents)
+        ready = prepare(parents, request.inputs, request.base, request.bake_rank)
+        provenance = _provenance(request, parents, [entry.recipe for entry in ready], licence)
         result = combine(
-            [
-                Input(adapter=parent.adapter, weight=entry.weight, rules=entry.rules)
-                for parent, entry in zip(parents, request.inputs, strict=True)
-            ],
+            [entry.input for entry in ready],
             request.method,
             request.parameters,
             seed=request.seed,
         )
         if request.dry_run:
-            return _report(f"{name}:{tag}", result, provenance)
+            return _report(f"{name}:{tag}", result, provenance, ready)
         reason = f"compose {request.method}"
         stored = publish(home, result.adapter, provenance, name=name, tag=tag, reason=reason)
     return replace(
-        _report(f"{name}:{tag}", result, provenance),
+        _report(f"{name}:{tag}", result, provenance, ready),
         digest=stored.digest,
         tensors_digest=stored.manifest.record.tensors_digest,
         status=stored.status,
@@ -74,11 +80,19 @@ def compose(home: Home, request: ComposeRequest) -> ComposeReport:
     )
 
 
-def rebase(home: Home, reference: str, *, dry_run: bool = False) -> ComposeReport:
+def rebase(
+    home: Home,
+    reference: str,
+    *,
+    dry_run: bool = False,
+    base: BaseWeights | None = None,
+    grams: Mapping[str, Path] | None = None,
+) -> ComposeReport:
     """See :meth:`Registry.rebase`.
 
     Raises:
-        UsageError: it is no composition, or what is named is no tag.
+        UsageError: it is no composition, what is named is no tag, or something that it was
+            made with is not given.
         NotFound: a parent's name is gone.
     """
     current = open_version(home, reference)
@@ -92,7 +106,12 @@ def rebase(home: Home, reference: str, *, dry_run: bool = False) -> ComposeRepor
         home,
         ComposeRequest(
             inputs=[
-                Ingredient(reference=entry.name, weight=entry.weight, rules=entry.rules)
+                Ingredient(
+                    reference=entry.name,
+                    weight=entry.weight,
+                    rules=entry.rules,
+                    grams=_again(entry, base, grams or {}),
+                )
                 for entry in recipe.inputs
             ],
             output=reference,
@@ -104,11 +123,33 @@ def rebase(home: Home, reference: str, *, dry_run: bool = False) -> ComposeRepor
             allow_license_conflict=" AND " in record.license,
             dry_run=dry_run,
             rebased_from=current.digest,
+            base=base,
+            bake_rank=next((i.baked.rank for i in recipe.inputs if i.baked), BAKE_RANK),
         ),
     )
 
 
-def _report(reference: str, result: Composition, provenance: Provenance) -> ComposeReport:
+def _again(entry: RecipeInput, base: BaseWeights | None, grams: Mapping[str, Path]) -> Path | None:
+    """The file of Gram matrices that an input needs again; its base is checked too."""
+    if entry.baked is not None and base is None:
+        raise UsageError(
+            f"it was made plain with the weights of {entry.baked.base}",
+            where=entry.name,
+            hint=f"Pass --base {entry.baked.base}.",
+        )
+    found = grams.get(entry.name) or grams.get(entry.name.removesuffix(":latest"))
+    if entry.grams is not None and found is None:
+        raise UsageError(
+            f"it was made with the Gram matrices {entry.grams}",
+            where=entry.name,
+            hint=f"Pass --grams {entry.name}=FILE.",
+        )
+    return found
+
+
+def _report(
+    reference: str, result: Composition, provenance: Provenance, ready: Sequence[Prepared]
+) -> ComposeReport:
     return ComposeReport(
         reference=reference,
         digest=None,
@@ -120,11 +161,21 @@ def _report(reference: str, result: Composition, provenance: Provenance) -> Comp
         fidelity=result.fidelity,
         status="planned",
         changed=False,
+        baked=tuple(entry.baked for entry in ready if entry.baked is not None),
     )
 
 
-def _provenance(request: ComposeRequest, parents: list[StoredAdapter]) -> Provenance:
+def _license(request: ComposeRequest, parents: Sequence[StoredAdapter]) -> str:
     stated = {p.manifest.record.license: p.reference for p in parents if p.manifest.record.license}
+    return combined(stated, allow_conflict=request.allow_license_conflict)
+
+
+def _provenance(
+    request: ComposeRequest,
+    parents: Sequence[StoredAdapter],
+    inputs: Sequence[RecipeInput],
+    licence: str,
+) -> Provenance:
     lineage = [
         ParentRecord(
             digest=parent.digest, role="composed_from", weight=entry.weight, name=parent.reference
@@ -135,17 +186,17 @@ def _provenance(request: ComposeRequest, parents: list[StoredAdapter]) -> Proven
         lineage.append(ParentRecord(digest=request.rebased_from, role="rebased_from"))
     return Provenance(
         source=SourceRecord(kind="composed"),
-        recipe=_recipe(request, parents).to_json(),
+        recipe=_recipe(request, inputs).to_json(),
         parents=tuple(lineage),
         description=request.description,
-        license=combined(stated, allow_conflict=request.allow_license_conflict),
+        license=licence,
         capabilities=tuple(
             dict.fromkeys(word for p in parents for word in p.manifest.record.capabilities)
         ),
     )
 
 
-def _recipe(request: ComposeRequest, parents: list[StoredAdapter]) -> Recipe:
+def _recipe(request: ComposeRequest, inputs: Sequence[RecipeInput]) -> Recipe:
     method, space = find(request.method)
     settings = resolve_settings(
         accepted(method, space), request.parameters, method=request.method, seed=request.seed
@@ -155,14 +206,5 @@ def _recipe(request: ComposeRequest, parents: list[StoredAdapter]) -> Recipe:
         space=space,
         parameters=settings.values,
         seed=request.seed if method.draws else None,
-        inputs=tuple(
-            RecipeInput(
-                name=parent.reference,
-                digest=parent.digest,
-                tensors_digest=parent.manifest.record.tensors_digest,
-                weight=entry.weight,
-                rules=entry.rules,
-            )
-            for parent, entry in zip(parents, request.inputs, strict=True)
-        ),
+        inputs=tuple(inputs),
     )

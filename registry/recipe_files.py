@@ -1,8 +1,8 @@
 """Recipe files: a composition written down in YAML.
 
 Keys: ``method`` (``NAME`` or ``NAME@SPACE``), ``parameters``, ``seed`` and ``inputs``, a list
-of names or of tables with ``adapter``, ``weight``, ``layers`` (``{0-9: 0.2}``) and ``modules``
-(``{"*.mlp.*": 0}``). See docs/composition.md.
+of names or of tables with ``adapter``, ``weight``, ``layers`` (``{0-9: 0.2}``), ``modules``
+(``{"*.mlp.*": 0}``) and ``grams`` (a file beside the recipe). See docs/composition.md.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingredient:
-    """One input of a composition, as people write it: a reference, a weight, exceptions."""
+    """One input of a composition, as people write it.
+
+    Attributes:
+        reference: Name of the adapter.
+        weight: Its weight.
+        rules: Other weights for some modules.
+        grams: safetensors file with a Gram matrix per module, for methods that need them.
+    """
 
     reference: str
     weight: float = 1.0
     rules: tuple[WeightRule, ...] = ()
+    grams: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,19 +77,25 @@ def _recipe(document: Any, where: str) -> RecipeFile:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise FormatError(f"expected a whole number, got {seed!r}", where=f"{where}: seed")
     return RecipeFile(
-        inputs=tuple(_ingredient(entry, f"{where}: inputs[{n}]") for n, entry in enumerate(inputs)),
+        inputs=tuple(
+            _ingredient(entry, f"{where}: inputs[{n}]", Path(where).parent)
+            for n, entry in enumerate(inputs)
+        ),
         method=str(table.get("method", "linear")),
         parameters={name: _number(value, f"{where}: {name}") for name, value in parameters.items()},
         seed=seed,
     )
 
 
-def _ingredient(entry: Any, where: str) -> Ingredient:
+def _ingredient(entry: Any, where: str, folder: Path) -> Ingredient:
     if isinstance(entry, str):
         return Ingredient(reference=entry)
-    table = _table(entry, where, {"adapter", "weight", "layers", "modules"})
+    table = _table(entry, where, {"adapter", "weight", "layers", "modules", "grams"})
     if not isinstance(table.get("adapter"), str):
         raise FormatError("expected the name of an adapter", where=f"{where}: adapter")
+    grams = table.get("grams")
+    if grams is not None and not isinstance(grams, str):
+        raise FormatError(f"expected a file name, got {grams!r}", where=f"{where}: grams")
     layers = _table(table.get("layers") or {}, f"{where}: layers", None)
     modules = _table(table.get("modules") or {}, f"{where}: modules", None)
     rules = [
@@ -96,6 +110,7 @@ def _ingredient(entry: Any, where: str) -> Ingredient:
         reference=table["adapter"],
         weight=_number(table.get("weight", 1.0), f"{where}: weight"),
         rules=tuple(rules),
+        grams=None if grams is None else folder / grams,
     )
 
 
@@ -128,3 +143,34 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FormatError(f"expected a number, got {value!r}", where=where)
     return float(value)
+
+
+def recipe_text(written: RecipeFile) -> str:
+    """A recipe file; ``read_recipe`` gives ``written`` back.
+
+    Rules on layers come before rules on patterns, as they do when read.
+    """
+    document: dict[str, Any] = {"method": written.method}
+    if written.parameters:
+        document["parameters"] = dict(written.parameters)
+    if written.seed:
+        document["seed"] = written.seed
+    document["inputs"] = [_entry(entry) for entry in written.inputs]
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def _entry(entry: Ingredient) -> dict[str, Any]:
+    layers = {
+        f"{r.layers[0]}-{r.layers[1]}" if r.layers[0] != r.layers[1] else str(r.layers[0]): r.weight
+        for r in entry.rules
+        if r.layers is not None
+    }
+    modules = {rule.pattern: rule.weight for rule in entry.rules if rule.layers is None}
+    table: dict[str, Any] = {"adapter": entry.reference, "weight": entry.weight}
+    if layers:
+        table["layers"] = layers
+    if modules:
+        table["modules"] = modules
+    if entry.grams is not None:
+        table["grams"] = str(entry.grams)
+    return table

@@ -5,24 +5,22 @@ Registry().pull("any/lora-adapter", name="my_new_adapter", capabilities=["python
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from adaptrix.registry.merging import Merging
 from adaptrix.registry.settings import Settings
 from adaptrix.registry.sharing import Sharing
 from adaptrix.schema.late import LateModule
 
 if TYPE_CHECKING:
-    from adaptrix.compose.planning import Plan
     from adaptrix.hub.remote import Progress
     from adaptrix.registry import history, looking, managing, requests, searching
     from adaptrix.registry.diffing import DiffReport
     from adaptrix.registry.doctor import DoctorReport
-    from adaptrix.registry.recipe_files import Ingredient
     from adaptrix.registry.reports import (
-        ComposeReport,
         ConvertReport,
         LogRow,
         MoveRow,
@@ -48,7 +46,7 @@ else:
     )
 
 
-class Registry(Sharing):
+class Registry(Sharing, Merging):
     """A home and everything that can be done with it. Made on first use."""
 
     def __init__(self, home: Path | str | None = None, *, settings: Settings | None = None) -> None:
@@ -87,11 +85,10 @@ class Registry(Sharing):
     ) -> PullReport:
         """Fetch, verify, recognise, convert and store an adapter.
 
-        Pulling the same thing again changes nothing; a moved upstream makes a new version.
+        Pulling again changes nothing; a moved upstream makes a new version; an error none.
 
         Args:
-            source: ``org/repo``, ``hf:org/repo@revision``, a Hub URL, ``oci://host/repo:tag``,
-                ``REMOTE/name:tag``, a file or a folder.
+            source: ``org/repo``, a Hub URL, ``oci://host/repo:tag``, ``REMOTE/name``, a path.
             name: ``NAME[:TAG]`` to store it under.
             revision: Branch, tag or commit on the Hub.
             base: Folder or file of the base model's ``config.json``, or its name.
@@ -106,9 +103,6 @@ class Registry(Sharing):
             dry_run: Recognise and report, store nothing.
             force: Let the name here move to a remote's version that it does not lead to.
             progress: Told of the bytes as they come.
-
-        Raises:
-            AdaptrixError: with the exit status of its kind; nothing is stored then.
         """
         from adaptrix.registry.pulling import pull  # noqa: PLC0415 - reads formats
 
@@ -167,68 +161,6 @@ class Registry(Sharing):
         return convert(
             self._home_if_any, lambda: self.home, self.settings, request, to=to, output=output
         )
-
-    def compose(
-        self,
-        inputs: Sequence[tuple[str, float] | Ingredient],
-        *,
-        output: str,
-        method: str = "linear",
-        parameters: Mapping[str, float] | None = None,
-        seed: int = 0,
-        description: str = "",
-        allow_license_conflict: bool = False,
-        dry_run: bool = False,
-    ) -> ComposeReport:
-        """Make a new version from others, without the base model.
-
-        Args:
-            inputs: Pairs of reference and weight, or ingredients with rules.
-            output: ``NAME[:TAG]``.
-            method: ``NAME`` or ``NAME@SPACE`` of ``adaptrix compose --methods``.
-            parameters: Values of the method's parameters.
-            seed: Seed of methods that draw.
-            description: Kept in the manifest.
-            allow_license_conflict: Carry conflicting licences as ``A AND B``.
-            dry_run: Check and report, store nothing.
-        """
-        from adaptrix.registry.composing import ComposeRequest, compose  # noqa: PLC0415 - torch
-
-        return compose(
-            self.home,
-            ComposeRequest(
-                inputs=_ingredients(inputs),
-                output=output,
-                method=method,
-                parameters=parameters or {},
-                seed=seed,
-                description=description,
-                allow_license_conflict=allow_license_conflict,
-                dry_run=dry_run,
-            ),
-        )
-
-    def plan(
-        self, inputs: Sequence[tuple[str, float] | Ingredient], *, rank: int | None = None
-    ) -> Plan:
-        """What composing ``inputs`` would meet, without composing them.
-
-        Args:
-            inputs: Pairs of reference and weight, or ingredients with rules.
-            rank: Rank to predict losses for; the greatest of any input by default.
-        """
-        from adaptrix.registry.planning import plan  # noqa: PLC0415 - reads formats
-
-        return plan(self.home, _ingredients(inputs), rank=rank)
-
-    def rebase(self, reference: str, *, dry_run: bool = False) -> ComposeReport:
-        """Make a composition again from what its parents' names point to now.
-
-        Nothing changes when they have not moved.
-        """
-        from adaptrix.registry.composing import rebase  # noqa: PLC0415 - imports torch
-
-        return rebase(self.home, reference, dry_run=dry_run)
 
     def open(self, reference: str) -> StoredAdapter:
         """A stored version in canonical form, its tensors read when wanted."""
@@ -392,12 +324,3 @@ class Registry(Sharing):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _ingredients(inputs: Sequence[tuple[str, float] | Ingredient]) -> list[Ingredient]:
-    from adaptrix.registry.recipe_files import Ingredient  # noqa: PLC0415 - yaml
-
-    return [
-        entry if isinstance(entry, Ingredient) else Ingredient(reference=entry[0], weight=entry[1])
-        for entry in inputs
-    ]

@@ -65,12 +65,28 @@ class ConvertReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BakedRow:
+    """A DoRA input that was made plain with the weights of its base.
+
+    Attributes:
+        reference: The input.
+        modules: How many of its modules.
+        error: Relative Frobenius error of their updates; 0 where all could be made exact.
+    """
+
+    reference: str
+    modules: int
+    error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComposeReport:
     """Outcome of a composition.
 
     Attributes:
         error: Relative Frobenius error against the exact sum.
         status: ``new``, ``unchanged``, ``updated`` or ``planned``.
+        baked: Inputs that were DoRA and were made plain, with what that cost.
     """
 
     reference: str
@@ -83,6 +99,7 @@ class ComposeReport:
     fidelity: Fidelity
     status: str
     changed: bool
+    baked: tuple[BakedRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

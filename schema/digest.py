@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -44,6 +45,14 @@ class Digest:
     def of(cls, data: bytes | memoryview) -> Self:
         """Digest of ``data``."""
         return cls(hashlib.sha256(data).hexdigest())
+
+    @classmethod
+    def of_chunks(cls, chunks: Iterable[bytes | memoryview]) -> Self:
+        """Digest of bytes that come in pieces."""
+        digest = hashlib.sha256()
+        for chunk in chunks:
+            digest.update(chunk)
+        return cls(digest.hexdigest())
 
     @property
     def short(self) -> str:

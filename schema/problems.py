@@ -59,6 +59,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         "fc1/fc2-only keys fit two Phi layouts (MixFormer blocks are shifted by one). "
         "Pass --source-layout phi-l1 or --source-layout phi-l4."
     ),
+    "missing_config": _ask("Put the adapter_config.json that was saved with it beside it."),
     "unread_values": _ask("Only headers were read, and the values decide: pull it."),
     "multiple_adapters": _ask("The source holds several adapters. Name one of them."),
     "unknown_family": ProblemCode(
@@ -141,6 +142,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "carried": ProblemCode(
         Severity.WARNING, "", hint="PEFT loads it; it is not converted, composed or run here."
     ),
+    "initial_subtracted": ProblemCode(Severity.NOTE, ""),
     "training_state": ProblemCode(
         Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
     ),

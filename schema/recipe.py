@@ -51,6 +51,25 @@ class WeightRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Baking:
+    """How a DoRA parent was made plain.
+
+    Attributes:
+        base: Name of the base model whose weights were used.
+        config_digest: Digest of its configuration.
+        rank: Greatest rank of a module that could not be made plain exactly.
+    """
+
+    base: str
+    config_digest: Digest
+    rank: int
+
+    def to_json(self) -> dict[str, Json]:
+        """Canonical document."""
+        return {"base": self.base, "configDigest": str(self.config_digest), "rank": self.rank}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeInput:
     """One parent.
 
@@ -60,6 +79,8 @@ class RecipeInput:
         tensors_digest: Digest of its tensors.
         weight: Its weight.
         rules: Other weights for some modules; the last one that fits wins.
+        grams: Digest of the file of Gram matrices, for methods that need them.
+        baked: How it was made plain, for DoRA.
     """
 
     name: str
@@ -67,6 +88,8 @@ class RecipeInput:
     tensors_digest: Digest
     weight: float
     rules: tuple[WeightRule, ...] = ()
+    grams: Digest | None = None
+    baked: Baking | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Canonical document."""
@@ -78,6 +101,10 @@ class RecipeInput:
         }
         if self.rules:
             document["rules"] = [rule.to_json() for rule in self.rules]
+        if self.grams is not None:
+            document["grams"] = str(self.grams)
+        if self.baked is not None:
+            document["baked"] = self.baked.to_json()
         return document
 
 
@@ -143,6 +170,16 @@ def _input(document: object) -> RecipeInput:
         tensors_digest=Digest.parse(entry["tensorsDigest"]),
         weight=float(entry["weight"]),
         rules=tuple(_rule(_mapping(rule)) for rule in _sequence(entry.get("rules", []))),
+        grams=Digest.parse(entry["grams"]) if "grams" in entry else None,
+        baked=_baking(_mapping(entry["baked"])) if "baked" in entry else None,
+    )
+
+
+def _baking(entry: Mapping[str, str]) -> Baking:
+    return Baking(
+        base=str(entry["base"]),
+        config_digest=Digest.parse(entry["configDigest"]),
+        rank=int(entry["rank"]),
     )
 
 

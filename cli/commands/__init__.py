@@ -33,9 +33,10 @@ from adaptrix.cli.commands.similar import similar
 from adaptrix.cli.commands.stats import stats
 from adaptrix.cli.commands.tag import tag
 from adaptrix.cli.commands.verify import verify
+from adaptrix.cli.commands.weigh import grams, weigh
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    demo, init, pull, inspect, convert, export, compose, rebase, run, ls, search, similar, show, log, diff, reflog, restore, tag, rm, gc, du, stats,
+    demo, init, pull, inspect, convert, export, compose, rebase, weigh, grams, run, ls, search, similar, show, log, diff, reflog, restore, tag, rm, gc, du, stats,
     verify, fsck, doctor, reindex, remote, login, push,
 )  # fmt: skip
 LATER: tuple[Callable[..., None], ...] = (serve,)

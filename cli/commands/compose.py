@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adaptrix.cli.composing import base_weights, gram_files, ingredients, print_report
 from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
 from adaptrix.cli.output import Output
 from adaptrix.cli.parsing import setting, weighted
@@ -15,7 +16,11 @@ from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptrix.registry.recipe_files import RecipeFile
-    from adaptrix.registry.reports import ComposeReport
+
+GramsOption = Annotated[
+    list[str] | None,
+    typer.Option("--grams", help="NAME=FILE of Gram matrices, for regmean; repeatable."),
+]
 
 
 def compose(
@@ -38,6 +43,14 @@ def compose(
     allow_license_conflict: Annotated[
         bool, typer.Option("--allow-license-conflict", help="Carry both licences.")
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="Base model whose weights make DoRA inputs plain."),
+    ] = None,
+    bake_rank: Annotated[
+        int, typer.Option(min=1, help="Greatest rank of a DoRA module made plain.")
+    ] = 64,
+    grams: GramsOption = None,
     methods: Annotated[bool, typer.Option("--methods", help="List the methods.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Look, make nothing.")] = False,
     plot: Annotated[
@@ -63,17 +76,20 @@ def compose(
         raise UsageError("no name for the result", where="compose", hint="Pass -o NAME.")
     given = _parameters(rank, energy, density, param or [])
     written = _read(recipe, adapters or [])
+    inputs = ingredients(written, adapters or [], gram_files(grams or []))
     from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
     with Registry(home) as registry:
         report = registry.compose(
-            written.inputs if written else [weighted(text) for text in adapters or []],
+            inputs,
             output=output,
             method=method or (written.method if written else "linear"),
             parameters={**(written.parameters if written else {}), **given},
             seed=seed if seed is not None else written.seed if written else 0,
             description=description,
             allow_license_conflict=allow_license_conflict,
+            base=base_weights(base),
+            bake_rank=bake_rank,
             dry_run=dry_run,
         )
     print_report(report, out)
@@ -81,6 +97,10 @@ def compose(
 
 def rebase(
     reference: Annotated[str, typer.Argument(help="NAME[:TAG] of a composition.")],
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base model, where it was made with one.")
+    ] = None,
+    grams: GramsOption = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -93,20 +113,13 @@ def rebase(
     from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
     with Registry(home) as registry:
-        report = registry.rebase(reference, dry_run=dry_run)
+        report = registry.rebase(
+            reference,
+            base=base_weights(base),
+            grams=gram_files(grams or []),
+            dry_run=dry_run,
+        )
     print_report(report, Output(as_json=as_json, quiet=quiet))
-
-
-def print_report(report: ComposeReport, out: Output) -> None:
-    """One line on the result."""
-    line = (
-        f"{report.reference}  {report.status}  {report.modules} modules  "
-        f"rank {', '.join(map(str, report.ranks))}  {report.fidelity}  "
-        f"relative error {report.error:.2g}"
-    )
-    fields = {name: getattr(report, name) for name in report.__slots__}
-    out.document(fields, lines=[line], ids=[str(report.digest or report.reference)])
-    out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
 
 
 def print_plan(

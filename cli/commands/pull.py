@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from adaptrix.cli.options import (
+    AllFlag,
     AlphaOption,
     BaseOption,
+    CarryFlag,
     DryRunFlag,
+    ForceFlag,
     HomeOption,
     JsonFlag,
     LayoutOption,
@@ -36,16 +39,9 @@ def pull(
     domain: Annotated[str, typer.Option(help="Field it belongs to.")] = "",
     training_data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
     license_name: Annotated[str, typer.Option("--license", help="Licence; else the card's.")] = "",
-    carry: Annotated[
-        bool,
-        typer.Option("--carry", help="Keep what is known and no LoRA (IA³, OFT …) as it is."),
-    ] = False,
-    everything: Annotated[
-        bool, typer.Option("--all", help="SOURCE is a remote: pull all that it has.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Let NAME move to what it does not lead to.")
-    ] = False,
+    carry: CarryFlag = False,
+    everything: AllFlag = False,
+    force: ForceFlag = False,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,

@@ -11,6 +11,7 @@ from adaptrix.convert.formats import (
     mlx_vlm,
     nemo,
     peft,
+    peft_bare,
     per_layer,
     recognised,
     torchtune,
@@ -19,6 +20,7 @@ from adaptrix.convert.formats import (
 
 FORMATS: tuple[Format, ...] = (
     peft.FORMAT,
+    peft_bare.FORMAT,
     mlx.FORMAT,
     mlx_vlm.FORMAT,
     gguf.FORMAT,

@@ -14,6 +14,7 @@ from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.contents import CONFIG_NAME, Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
+from adaptrix.convert.formats.peft_initial import subtract_initial
 from adaptrix.convert.formats.peft_others import read_other_method
 from adaptrix.convert.formats.peft_replacements import (
     VALUE_HEAD,
@@ -99,13 +100,16 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         message = f"{len(ignored)} tensors of {ignored[0].reason.partition(':')[0]} are left out"
         problems += (Problem.of("training_state", message, where=ignored[0].name),)
     problems += (*_pair_problems(incomplete, groups), *scale_problems, *rest.problems)
+    begun = subtract_initial(contents, config, factors, values=options.check_values)
+    factors, config = begun.factors, begun.config
+    problems = (*(p for p in problems if p.code not in begun.settled), *begun.problems)
     dora = any(f.magnitude is not None for f in factors)
     return Draft(
         method=_method(config, factors, dora=dora),
-        total=len(contents.tensors) + len(ignored),
+        total=len(contents.tensors) + len(ignored) + begun.total,
         factors=tuple(factors),
         replacements=rest.replacements,
-        ignored=(*rest.ignored, *ignored),
+        ignored=(*rest.ignored, *ignored, *begun.ignored),
         unknown=tuple(sorted({*unknown, *lacking, *rest.unknown})),
         problems=(
             *problems,
@@ -172,7 +176,8 @@ def _method(config: PeftConfig, factors: list[Factors], *, dora: bool) -> str:
 
 
 def _several(tensors: Mapping[str, LazyTensor]) -> Problem | None:
-    adapters = {key.adapter for name in tensors if (key := parse_key(name)).adapter}
+    keys = [parse_key(name) for name in tensors]
+    adapters = {key.adapter or "default" for key in keys if key.leaf in FACTOR_LEAVES}
     if len(adapters) < 2:
         return None
     message = f"the file holds the adapters {', '.join(sorted(adapters)[:8])}"

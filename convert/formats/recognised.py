@@ -90,7 +90,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("ip-adapter", "ip_adapter", _UNSUPPORTED, "an IP-Adapter adds layers to the model", r"^(ip_adapter|image_proj)\.", score=0.9),
     _kind("optimizer-state", "optimizer_state", "not_an_adapter", "the state of an optimizer, not of an adapter", r"(^|\.)(exp_avg(_sq)?|momentum_buffer|state_sum)$|^state\.\d+\.", score=0.97, hint="Give the adapter's weights, which stand beside it."),
     _kind("deepspeed-shard", "sharded_state", "sharded_state", "one rank's part of a DeepSpeed or FSDP state", r"(single_partition_of_)?fp32_(flat_)?groups?\b|_flat_param|fp32_from_fp16|flat_param", score=0.98, least=0.01),
-    _kind("full-checkpoint", "full_checkpoint", "full_checkpoint", "weights of a whole model, and no adapter factors", r"\.?(weight|bias|inv_freq|running_(mean|var)|scales|biases|qweight|qzeros)$", score=0.5, least=0.6),
+    _kind("full-checkpoint", "full_checkpoint", "full_checkpoint", "weights of a whole model, and no adapter factors", r"(^|/)(kernel|embedding|scale|bias)$|\.?(weight|bias|inv_freq|running_(mean|var)|scales|biases|qweight|qzeros)$", score=0.5, least=0.6),
 )  # fmt: skip
 
 
@@ -106,6 +106,12 @@ def recognise_kind(kind: Kind, contents: Contents) -> Recognition | None:
     score = kind.score if kind.least < 0.3 else kind.score * (0.5 + 0.5 * share)
     evidence = f"{len(hits)} of {len(names)} keys look like {kind.name}, first {hits[0]}"
     return Recognition(score=score, evidence=(evidence,))
+
+
+def is_sharded_state(contents: Contents) -> bool:
+    """Whether a file is one rank's part of a training state."""
+    shard = next(kind for kind in KINDS if kind.method == "sharded_state")
+    return any(shard.keys.search(name) for name in contents.tensors)
 
 
 def _is_hit(kind: Kind, place: str, name: str) -> bool:

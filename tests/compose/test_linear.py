@@ -14,6 +14,7 @@ from adaptrix.compose.tensors import lazy, to_torch
 from adaptrix.schema.adapter import (
     AdaptedModule,
     Adapter,
+    BaseRequirement,
     ModuleKind,
     ModulePath,
     Replacement,
@@ -143,13 +144,17 @@ def test_bias_deltas_are_summed():
 
 @pytest.mark.parametrize(
     ("change", "where"),
-    [({"family": "llama"}, "base model"), ({"base_name": "other"}, "base model")],
+    [
+        ({"family": "llama"}, "base model"),
+        ({"base_name": "other"}, "base model"),
+        ({"base_revision": "b" * 40}, "base model"),
+    ],
 )
 def test_other_bases_are_refused(change, where):
     from dataclasses import replace
 
     with pytest.raises(IncompatibleAdapter) as caught:
-        linear([(adapter(1), 1.0), (replace(adapter(2), **change), 1.0)])
+        linear([(adapter(1, base_revision="a" * 40), 1.0), (replace(adapter(2), **change), 1.0)])
     assert caught.value.where == where
 
 
@@ -163,14 +168,61 @@ def test_refusals_name_the_module():
     dora = replace(one, modules=(replace(one.modules[0], magnitude=tensor(torch.ones(6))),))
     with pytest.raises(IncompatibleAdapter, match="m.q: a DoRA update is not linear"):
         linear([(dora, 1.0), (other, 1.0)])
-    head = Replacement(
-        parameter="lm_head.weight",
-        tensor=tensor(torch.ones(2, 2)),
-        role=ReplacementRole.MODULES_TO_SAVE,
-    )
-    both = [(replace(one, replacements=(head,)), 1.0), (replace(other, replacements=(head,)), 1.0)]
+    residual = replace(one, needs_base=BaseRequirement.RESIDUAL)
+    with pytest.raises(IncompatibleAdapter, match="m.q: the adapter was trained on a modified"):
+        linear([(residual, 1.0), (other, 1.0)])
+
+
+def replacing(one, value, *, name="lm_head.weight", role=ReplacementRole.MODULES_TO_SAVE, rows=()):
+    from dataclasses import replace
+
+    item = Replacement(parameter=name, tensor=tensor(value), role=role, rows=rows)
+    return replace(one, replacements=(item,))
+
+
+def test_replaced_parameters_must_not_meet():
+    one, other, value = adapter(1), adapter(2), torch.ones(2, 2)
+    both = [(replacing(one, value), 1.0), (replacing(other, 2 * value), 1.0)]
     with pytest.raises(IncompatibleAdapter, match="lm_head.weight: two adapters replace"):
         linear(both)
+    # The same bytes twice leave nothing to choose.
+    same = linear([(replacing(one, value), 1.0), (replacing(other, value), 1.0)]).adapter
+    assert [item.parameter for item in same.replacements] == ["lm_head.weight"]
+    with pytest.raises(IncompatibleAdapter, match="lm_head.weight: an absolute tensor"):
+        linear([(replacing(one, value), 0.5), (other, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("role", "shapes", "rows"),
+    [
+        (ReplacementRole.EMBEDDING, ((5, 2), (6, 2)), ((), ())),
+        (ReplacementRole.TRAINABLE_TOKENS, ((1, 2), (1, 2)), ((7,), (8,))),
+    ],
+)
+def test_different_added_tokens_are_refused(role, shapes, rows):
+    pairs = [
+        (replacing(adapter(n), torch.ones(shape), name="m.embed.weight", role=role, rows=row), 1.0)
+        for n, (shape, row) in enumerate(zip(shapes, rows, strict=True))
+    ]
+    with pytest.raises(IncompatibleAdapter, match=r"m\.embed\.weight: .*different added tokens"):
+        linear(pairs)
+
+
+def test_nothing_is_read_before_a_refusal():
+    from dataclasses import replace
+
+    def loud(one):
+        def fail():
+            raise AssertionError("read")
+
+        return replace(one, modules=tuple(
+            replace(m, a=replace(m.a, load=fail), b=replace(m.b, load=fail)) for m in one.modules
+        ))  # fmt: skip
+
+    other = replace(adapter(2), family="llama")
+    for method in ("linear", "ties", "svd"):
+        with pytest.raises(IncompatibleAdapter, match="families differ"):
+            combine([Input(adapter=loud(adapter(1))), Input(adapter=loud(other))], method)
 
 
 def test_weights_must_be_usable():

@@ -174,12 +174,17 @@ ROWS = {
     "47 DeepSpeed module": (READ, "peft", "lora", {**pt({"module": pair(P, ".lora_A.default.weight", ".lora_B.default.weight")}, "mp_rank_00_model_states.pt"), **peft()}),
     "47 TRL": (READ, "peft", "lora", {**st(pair() | {"v_head.summary.weight": mat(1, 16), "v_head.summary.bias": mat(1)}), **peft()}),
     "47 TRL, policy": (READ, "peft", "lora", {**st(pair(f"pretrained_model.{P}")), **peft()}),
+    "47 TRL, with its reference": ("multiple_adapters", "peft", "lora", {**st(pair() | pair(P, ".lora_A.ref.weight", ".lora_B.ref.weight")), **peft()}),
+    "48 Flax": ("full_checkpoint", "full-checkpoint", "full_checkpoint", npz({"params/transformer/h/0/attention/wq/kernel": mat(16, 16), "params/wte/embedding": mat(64, 16)}, "x.npz")),
     "48 merged model": ("full_checkpoint", "full-checkpoint", "full_checkpoint", st({"model.embed_tokens.weight": mat(64, 16), f"{Q}.weight": mat(16, 16)}, "model.safetensors")),
     "48 quantised": ("full_checkpoint", "full-checkpoint", "full_checkpoint", st({f"{Q}.qweight": mat(2, 16), f"{Q}.qzeros": mat(1, 2), f"{Q}.scales": mat(1, 16)}, "model.safetensors")),
     "49 Phi-4-mm": ("full_checkpoint", "phi-4-multimodal", "full_checkpoint", st({f"{Q}.lora_A.speech.weight": mat(2, 16), f"{Q}.lora_B.speech.weight": mat(16, 2), f"{Q}.base_layer.weight": mat(16, 16)}, "model.safetensors")),
     "5.15 optimizer": ("not_an_adapter", "optimizer-state", "optimizer_state", pt({"state": {0: {"exp_avg": mat(4), "exp_avg_sq": mat(4), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1.0}]}, "optim.pt")),
     "5.15 ZeRO": ("sharded_state", "deepspeed-shard", "sharded_state", pt({"optimizer_state_dict": {"zero_stage": 3, "fp32_flat_groups": [mat(64)]}}, "zero_pp_rank_0_mp_rank_00_optim_states.pt")),
     "5.15 ZeRO-3, not gathered": ("sharded_state", "peft", "lora", {**st({f"{P}.lora_A.weight": mat(0), f"{P}.lora_B.weight": mat(0)}), **peft()}),
+    "5.15 ZeRO, a folder": ("sharded_state", "peft", "lora", {**pt({"optimizer_state_dict": {"fp32_flat_groups": [mat(64)]}}, "zero_pp_rank_0_mp_rank_00_optim_states.pt"), **pt({"module": pair()}, "mp_rank_00_model_states.pt"), **peft()}),
+    "5.15 nothing but a run's state": ("not_an_adapter", "training-state", "training-state", {**pt({"state": {0: {"exp_avg": mat(4)}}}, "optimizer.pt"), **pt({"last_epoch": 1}, "scheduler.pt")}),
+    "5.15 a checkpoint": (READ, "peft", "lora", {**st(pair()), **peft(), **pt({"state": {0: {"exp_avg": mat(4)}}}, "optimizer.pt")}),
     "5.15 FSDP, flat": ("sharded_state", "deepspeed-shard", "sharded_state", st({"model.layers.0._flat_param": mat(512)}, "shard.safetensors")),
     "5.15 DCP": ("sharded_state", "dcp", "lora", {"__0_0.distcp": bytes(64), "__1_0.distcp": bytes(64)}),
     "5.17 textual inversion": ("soft_prompt", "textual-inversion", "textual_inversion", st({"clip_l": mat(2, 16), "clip_g": mat(2, 32)}, "token.safetensors")),
@@ -188,6 +193,16 @@ ROWS = {
     "aLoRA": ("positional_adapter", "peft", "alora", {**st(pair()), **peft(alora_invocation_tokens=[1, 2])}),
     "VeLoRA": (READ, "peft", "lora", {**st(pair() | {f"{P}.lora_velora_embed": mat(4)}), **peft(velora_config={"x": 1})}),
     "MonteCLoRA": (READ, "peft", "lora", {**st(pair() | {f"{P}.lora_monteclora_sampler.std": mat(2)}), **peft(monteclora_config={"x": 1})}),
+    "4.9 vera, no config": ("missing_config", "peft", "vera", st({f"{P}.vera_lambda_b": mat(16), f"{P}.vera_lambda_d": mat(2)})),
+    "4.9 oft, no config": ("missing_config", "peft", "oft", st({f"{P}.oft_R.weight": mat(4, 6)})),
+    "4.9 boft, no config": ("missing_config", "peft", "boft", st({f"{P}.boft_R": mat(1, 4, 4, 4), f"{P}.boft_s": mat(16, 1)})),
+    "4.9 hra, no config": ("missing_config", "peft", "hra", st({f"{P}.hra_u": mat(16, 4)})),
+    "4.9 miss, no config": ("missing_config", "peft", "miss", st({f"{P}.miss_block": mat(4, 16)})),
+    "4.9 delora, no config": ("missing_config", "peft", "delora", st({f"{P}.delora_A": mat(2, 16), f"{P}.delora_B": mat(16, 2), f"{P}.delora_lambda": mat(1), f"{P}.delora_w_norm": mat(16)})),
+    "4.9 ln_tuning, no config": ("missing_config", "peft", "ln_tuning", st({f"{P}.ln_tuning_layers.weight": mat(16)})),
+    "4.9 loha, no config": ("missing_config", "peft", "loha", st({f"{P}.hada_w{i}_{s}": mat(16, 16) for i in (1, 2) for s in "ab"})),
+    "4.9 lokr, no config": ("missing_config", "peft", "lokr", st({f"{P}.lokr_w{i}": mat(4, 4) for i in (1, 2)})),
+    "4.9 vblora, no config": ("missing_config", "peft", "vblora", st({f"{P}.vblora_logits_A": mat(2, 4, 6), "base_model.vblora_vector_bank": mat(6, 4)})),
     "old llama.cpp model": ("full_checkpoint", "ggml", "full_checkpoint", {"ggml-model.bin": b"tjgg" + bytes(64)}),
     "an ONNX graph": ("full_checkpoint", "onnx", "full_checkpoint", {"model.onnx": bytes(64)}),
     "one array": ("not_an_adapter", "numpy", "unknown", npy("x.npy", mat(4, 4))),
@@ -230,7 +245,8 @@ def test_every_kind_is_known(row):
         return
     code = {REFUSED: "unsupported_method", ASKED: "missing_alpha"}.get(outcome, outcome)
     assert [p.code for p in stops][:1] == [code]
-    assert found.verdict == ("INCONCLUSIVE" if outcome == ASKED else "FAIL")
+    asked = outcome in {ASKED, "missing_config", "multiple_adapters"}
+    assert found.verdict == ("INCONCLUSIVE" if asked else "FAIL")
     error = refusal(reading)
     assert len(error.hint) > 20
     text = f"{error.message} {error.hint}".lower()
