@@ -59,8 +59,6 @@ def ours_load(base: Path, adapters: list[Path]) -> Report:
         raise SystemExit("self-check failed")
     with timed(report, "first_forward"):
         logits(session.base.model)
-    with timed(report, "prefill_256"):
-        logits(session.base.model, 256)
     decode(report, session.base.model)
     report["peak_after_forward"] = peak_bytes()
     return report
@@ -93,8 +91,6 @@ def peft_merge_each(base: Path, adapters: list[Path]) -> Report:
     report["peak_merged"] = peak_bytes()
     with timed(report, "first_forward"):
         logits(model)
-    with timed(report, "prefill_256"):
-        logits(model, 256)
     decode(report, model)
     report["peak_after_forward"] = peak_bytes()
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -70,6 +71,7 @@ class BaseModel:
         device: Where it is.
         checkpoint: Its mapped files, where its weights are views of them.
         occupancy: Who changes it now.
+        sources: Mapped tensors of the parameters that were copied to a device.
     """
 
     name: str
@@ -82,6 +84,7 @@ class BaseModel:
     device: torch.device
     checkpoint: Checkpoint | None = None
     occupancy: Occupancy = field(default_factory=Occupancy)
+    sources: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def drop(self, weight: torch.Tensor) -> None:
         """Give back the memory of a mapped weight that is not needed for now."""
@@ -167,6 +170,7 @@ def load_base(
         mapped = load_mapped(place)
         model, checkpoint = mapped or (load_pretrained(place, dtype), None)
         tokenizer = load_tokenizer(place)
+    sources = dict(_mapped_tensors(model, checkpoint)) if target.type != "cpu" else {}
     placed = _place_model(model, dtype, target, widen_below)
     model.eval()
     model.requires_grad_(False)
@@ -181,7 +185,16 @@ def load_base(
         compute_dtype=placed.compute,
         device=target,
         checkpoint=checkpoint,
+        sources=sources,
     )
+
+
+def _mapped_tensors(
+    model: nn.Module, checkpoint: Checkpoint | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in model.named_parameters():
+        if checkpoint is not None and checkpoint.holds(value.data):
+            yield name, value.data
 
 
 def _place_model(

@@ -125,6 +125,10 @@ class Checkpoint:
                     raise FormatError(f"{name} is in two files", where=str(file.path))
                 self.tensors[name] = tensor
 
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` is a view of one of the files."""
+        return any(file.holds(tensor) for file in self.files)
+
     def drop(self, tensor: torch.Tensor) -> None:
         """Give back the pages of ``tensor`` where it is mapped."""
         for file in self.files:

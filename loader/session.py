@@ -98,8 +98,14 @@ class Session:
         """Refuse to generate with adapters other than those that this session names.
 
         Raises:
-            UsageError: another session has taken the base over.
+            UsageError: another session has taken the base over, or it is damaged.
         """
+        if isinstance(self._effect, Merged) and self._effect.present and not self.plan.touches:
+            raise UsageError(
+                "the base could not be restored after a failure",
+                where="generate",
+                hint="Load the base again.",
+            )
         present = self.base.occupancy.effect
         if present is not self._effect and (present is not None or self.plan.modules):
             raise UsageError(
