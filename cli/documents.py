@@ -6,7 +6,7 @@ holds what the commands print against them. Stable: keys are added, never taken 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -189,39 +189,69 @@ class UsedAdapter(TypedDict):
     weight: float
 
 
-class RunDocument(TypedDict):
-    """``run`` with a prompt; ``--compare`` and ``--dry-run`` print other documents."""
+class RunPlace(TypedDict):
+    """Where and how a run computed."""
 
-    text: str
-    adapters: list[UsedAdapter]
     base: str
     base_config_digest: str
     mode: str
     dtype: str
     compute_dtype: str
     device: str
+    peak_memory_bytes: int
+    peak_device_memory_bytes: int | None
+
+
+class RunDocument(RunPlace):
+    """``run`` with a prompt; ``--batch``, ``--compare`` and ``--dry-run`` print others."""
+
+    text: str
+    finish: str
+    adapters: list[UsedAdapter]
     seed: int
     tokens: int
     timings_s: dict[str, float]
     tokens_per_s: float
-    peak_memory_bytes: int
     survival: dict[str, Any]
     verdict: Verdict
     problems: list[Problem]
 
 
+class BatchRow(TypedDict):
+    """One row of ``run --batch``; without ``--json`` a line of its own."""
+
+    index: int
+    id: NotRequired[Any]
+    text: str
+    adapters: list[UsedAdapter]
+    seed: int
+    tokens: int
+    finish: str
+
+
+class BatchDocument(RunPlace):
+    """``run --batch --json``."""
+
+    rows: list[BatchRow]
+    tokens: int
+    timings_s: dict[str, float]
+    tokens_per_s: float
+
+
 class ComparedText(TypedDict):
-    """One completion of a comparison."""
+    """One completion of a comparison; ``kl_nats`` is KL(it ‖ base) along the base's text."""
 
     adapters: str
     text: str
+    tokens: int
+    kl_nats: list[float]
+    mean_kl_nats: float
 
 
-class CompareDocument(TypedDict):
+class CompareDocument(RunPlace):
     """``run --compare``."""
 
     rows: list[ComparedText]
-    base: str
 
 
 class PlannedShare(TypedDict):
@@ -252,8 +282,19 @@ class PlannedReplacement(TypedDict):
     role: str
 
 
+class PlannedSet(TypedDict):
+    """What one set of adapters would do, and what it would take."""
+
+    read_bytes: int
+    written_bytes: int
+    memory_bytes: int
+    factor_bytes: int
+    modules: list[PlannedModule]
+    replacements: list[PlannedReplacement]
+
+
 class PlanDocument(TypedDict):
-    """``run --dry-run``: what would be done to each module, and what it would take."""
+    """``run --dry-run``: the types a base is held in, and one set or, for a batch, several."""
 
     plan: list[str]
     base: str
@@ -263,12 +304,9 @@ class PlanDocument(TypedDict):
     dtype: str
     compute_dtype: str
     base_bytes: int
-    read_bytes: int
-    written_bytes: int
     memory_bytes: int
     factor_bytes: int
-    modules: list[PlannedModule]
-    replacements: list[PlannedReplacement]
+    sets: list[PlannedSet]
 
 
 class DemoAdapter(TypedDict):
@@ -373,6 +411,7 @@ def documents() -> dict[str, Any]:
         "restore": MoveRow,
         "rm": RmDocument,
         "run": RunDocument,
+        "run-batch": BatchDocument,
         "run-compare": CompareDocument,
         "run-dry-run": PlanDocument,
         "search": RowsDocument,

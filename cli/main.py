@@ -114,6 +114,8 @@ def run(arguments: list[str]) -> int:
 def _tell_libraries() -> None:
     """Hand our switches to the Hub's client, which reads its own ones when it is imported."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    # transformers draws bars of its own while it reads a GGUF file.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     if os.environ.get("ADAPTRIX_OFFLINE", "").lower() in TRUE_WORDS:
         os.environ["HF_HUB_OFFLINE"] = "1"
 

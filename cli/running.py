@@ -4,74 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptrix.cli.batch import Job, run_batch
+from adaptrix.cli.batch_lines import Row, read_rows
+from adaptrix.cli.chatting import Chat
+from adaptrix.cli.choosing import Chosen, choose
+from adaptrix.cli.comparing import compare, comparison_lines
 from adaptrix.cli.output import Mode, Output
-from adaptrix.schema.errors import IncompatibleAdapter, UsageError
+from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptrix.loader.generate import GenerateOptions, Generation
-    from adaptrix.loader.plan import WeightedAdapter
     from adaptrix.loader.session import Session
     from adaptrix.registry.registry import Registry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """Adapters that were opened, with the base they agree on."""
-
-    adapters: tuple[WeightedAdapter, ...]
-    digests: tuple[dict[str, Any], ...]
-    base: str
-
-
-def _require_distinct(references: Sequence[str]) -> None:
-    """Refuse ``math,math:latest``: it would count one adapter twice.
-
-    Raises:
-        UsageError: two of them are the same name and tag.
-    """
-    if len(set(references)) < len(references):
-        raise UsageError("an adapter is named twice", where="--adapters")
-
-
-def choose(registry: Registry, wanted: Sequence[tuple[str, float]], base: str | None) -> Chosen:
-    """Open the adapters; without ``--base`` they must declare the same one.
-
-    Raises:
-        IncompatibleAdapter: they declare different bases, or none; lists who wants what.
-        UsageError: one is named twice.
-    """
-    from adaptrix.loader.plan import WeightedAdapter  # noqa: PLC0415
-
-    opened = [(registry.open(text), weight) for text, weight in wanted]
-    _require_distinct([stored.reference for stored, _ in opened])
-    if base is None:
-        declared = {stored.reference: stored.adapter.base_name for stored, _ in opened}
-        names = set(declared.values())
-        if len(names) != 1 or names == {""}:
-            wants = ", ".join(
-                f"{ref} wants {name or 'nothing declared'}" for ref, name in declared.items()
-            )
-            raise IncompatibleAdapter(
-                f"no one base for all: {wants}", where="base model", hint="Pass --base."
-            )
-        base = names.pop()
-    return Chosen(
-        adapters=tuple(
-            WeightedAdapter(name=stored.reference, adapter=stored.adapter, weight=weight)
-            for stored, weight in opened
-        ),
-        digests=tuple(
-            {"reference": stored.reference, "digest": str(stored.digest), "weight": weight}
-            for stored, weight in opened
-        ),
-        base=base,
-    )
 
 
 def read_prompt(prompt: str | None, *, chat_possible: bool = True) -> str | None:
@@ -81,84 +30,14 @@ def read_prompt(prompt: str | None, *, chat_possible: bool = True) -> str | None
         UsageError: no prompt, and no terminal or no chat with these options.
     """
     if prompt == "-":
-        return sys.stdin.read()
+        try:
+            # Bytes, since text mode would turn line ends into others.
+            return sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError("stdin is no UTF-8 text", where="--prompt") from error
     if prompt is None and not (chat_possible and sys.stdin.isatty()):
         raise UsageError("no prompt", where="run", hint="Pass -p TEXT, or -p - to read stdin.")
     return prompt
-
-
-def result_document(
-    session: Session, chosen: Chosen, options: GenerateOptions, generation: Generation
-) -> dict[str, Any]:
-    """What ``run --json`` prints."""
-    from adaptrix.loader.memory import peak_memory_bytes  # noqa: PLC0415
-
-    base = session.base
-    seconds = generation.seconds
-    return {
-        "text": generation.text,
-        "adapters": chosen.digests,
-        "base": base.name,
-        "base_config_digest": str(base.config_digest),
-        "mode": session.mode,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "compute_dtype": str(base.compute_dtype).removeprefix("torch."),
-        "device": str(base.device),
-        "seed": options.seed,
-        "tokens": generation.tokens,
-        "timings_s": {**session.timings_s, "generate": seconds},
-        "tokens_per_s": generation.tokens / seconds if seconds else 0.0,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "survival": session.check.survival,
-        "verdict": session.check.verdict,
-        "problems": session.check.problems,
-    }
-
-
-def compare(
-    session: Session, chosen: Chosen, prompt: str, options: GenerateOptions
-) -> Iterator[tuple[str, str]]:
-    """Completions of the base, of each adapter alone, and of all together."""
-    sets: list[tuple[str, dict[str, float]]] = [("base", {})]
-    sets += [(entry.name, {entry.name: entry.weight}) for entry in chosen.adapters]
-    if len(chosen.adapters) > 1:
-        together = {entry.name: entry.weight for entry in chosen.adapters}
-        sets.append((" + ".join(together), together))
-    for label, weights in sets:
-        session.use(weights)
-        yield label, session.generate([prompt], options)[0].text
-
-
-def chat(session: Session, options: GenerateOptions, out: Output) -> None:
-    """One prompt a line until ``/exit`` or the end of input; Ctrl-C stops an answer."""
-    sys.stderr.write("chat: one prompt a line, /exit to leave\n")
-    while True:
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line or line.strip() in {"/exit", "/quit"}:
-            return
-        if not line.strip():
-            continue
-        started = time.perf_counter()
-        try:
-            done = session.generate(
-                [_templated(session, line.rstrip("\n"))], options, on_text=out.piece
-            )
-        except KeyboardInterrupt:
-            sys.stderr.write("\nstopped\n")
-            continue
-        out.piece("\n")
-        spent = time.perf_counter() - started
-        sys.stderr.write(f"({done[0].tokens} tokens, {spent:.1f} s)\n")
-
-
-def _templated(session: Session, text: str) -> str:
-    tokenizer = session.base.tokenizer
-    if not getattr(tokenizer, "chat_template", None):
-        return text
-    message = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,15 +47,13 @@ class RunRequest:
     adapters: list[tuple[str, float]]
     base: str | None
     prompt: str | None
-    mode: str
+    batch: str | None
+    batch_size: int
+    mode: str | None
     compare: bool
     device: str
     dtype: str
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    stop: tuple[str, ...]
+    settings: Mapping[str, Any]
     dry_run: bool
 
 
@@ -187,33 +64,139 @@ def execute(request: RunRequest, home: Path | None, out: Output) -> int:
         AdaptrixError: it cannot be run.
     """
     # Said before torch is imported, so that a mistake costs no seconds.
+    rows = [] if request.batch is None else read_rows(request.batch, request.adapters)
+    wanted = [request.adapters if row.adapters is None else row.adapters for row in rows]
     with _registry(home) as registry:
-        chosen = choose(registry, request.adapters, request.base)
+        chosen = choose(registry, wanted or [request.adapters], request.base)
         quiet_libraries()
-        from adaptrix.loader.base import base_structure, parse_device, parse_dtype  # noqa: PLC0415
-        from adaptrix.loader.describe import describe_plan  # noqa: PLC0415
         from adaptrix.loader.generate import GenerateOptions  # noqa: PLC0415
-        from adaptrix.loader.plan import plan  # noqa: PLC0415
-        from adaptrix.loader.session import Session  # noqa: PLC0415
 
-        options = GenerateOptions(
-            max_new_tokens=request.max_new_tokens,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            stop=request.stop,
-        )
-        device, dtype = parse_device(request.device), parse_dtype(request.dtype)
+        options = GenerateOptions(**request.settings)
+        jobs = [
+            Job(row=row, weights=weights, options=_row_options(options, row))
+            for row, weights in zip(rows, chosen.sets, strict=False)
+        ]
         if request.dry_run:
-            structure = base_structure(chosen.base)
-            planned = plan(structure, chosen.adapters, mode=request.mode)
-            document, lines = describe_plan(planned, structure, device, dtype)
-            out.document(document, lines=lines)
-            return 0
-        session = Session.open(
-            chosen.base, chosen.adapters, mode=request.mode, device=device, dtype=dtype
-        )
+            return _dry_run(chosen, request, out)
+        session = _open(chosen, request)
+        if rows:
+            return _batch(session, chosen, jobs, request.batch_size, out)
         return _generate(session, chosen, request, options, out)
+
+
+def _row_options(options: GenerateOptions, row: Row) -> GenerateOptions:
+    try:
+        return replace(options, **row.settings())
+    except UsageError as error:
+        raise UsageError(f"{error.where}: {error.message}", where=row.where) from error
+
+
+def _mode(chosen: Chosen, request: RunRequest) -> str:
+    """Merged, unless rows of a batch use different adapters."""
+    return request.mode or ("merged" if len(_distinct(chosen)) == 1 else "attached")
+
+
+def _dry_run(chosen: Chosen, request: RunRequest, out: Output) -> int:
+    from adaptrix.loader.base import base_structure, parse_device, parse_dtype  # noqa: PLC0415
+    from adaptrix.loader.describe import describe_plans  # noqa: PLC0415
+    from adaptrix.loader.plan import plan  # noqa: PLC0415
+
+    device, dtype = parse_device(request.device), parse_dtype(request.dtype)
+    structure, mode = base_structure(chosen.base), _mode(chosen, request)
+    known = {entry.name: entry for entry in chosen.adapters}
+    plans = [
+        plan(
+            structure,
+            [replace(known[name], weight=weight) for name, weight in weights.items()],
+            mode=mode,
+        )
+        for weights in _distinct(chosen)
+    ]
+    document, lines = describe_plans(plans, structure, device, dtype)
+    out.document(document, lines=lines)
+    return 0
+
+
+def _distinct(chosen: Chosen) -> list[dict[str, float]]:
+    return list({tuple(sorted(weights.items())): weights for weights in chosen.sets}.values())
+
+
+def _open(chosen: Chosen, request: RunRequest) -> Session:
+    """The base with the one set that all rows use in effect, or with none yet."""
+    from adaptrix.loader.base import parse_device, parse_dtype  # noqa: PLC0415
+    from adaptrix.loader.session import Session  # noqa: PLC0415
+
+    device, dtype = parse_device(request.device), parse_dtype(request.dtype)
+    several = len(_distinct(chosen)) > 1
+    session = Session.open(
+        chosen.base,
+        () if several else chosen.adapters,
+        mode=_mode(chosen, request),
+        device=device,
+        dtype=dtype,
+    )
+    session.known = {entry.name: entry for entry in chosen.adapters}
+    return session
+
+
+def _batch(session: Session, chosen: Chosen, jobs: Sequence[Job], size: int, out: Output) -> int:
+    rows, seconds = run_batch(session, jobs, chosen.digests, size, out)
+    checks = (session.check, *session.row_checks)
+    status = max(check.verdict.exit_status for check in checks)
+    tokens = sum(row["tokens"] for row in rows)
+    document = {
+        "rows": rows,
+        **setting_fields(session),
+        "tokens": tokens,
+        "timings_s": {**session.timings_s, "generate": seconds},
+        "tokens_per_s": tokens / seconds if seconds else 0.0,
+    }
+    if out.mode is Mode.JSON:
+        out.document(document)
+    problems = [problem for check in checks for problem in check.problems]
+    out.problems(dict.fromkeys(problems))
+    out.note(
+        f"{len(rows)} rows, {tokens} tokens, {document['tokens_per_s']:.1f} tokens/s, "
+        f"{session.mode}, base {session.base.name}"
+    )
+    return status
+
+
+def setting_fields(session: Session) -> dict[str, Any]:
+    """What every document of a run says about where it ran."""
+    from adaptrix.loader.memory import peak_device_memory_bytes, peak_memory_bytes  # noqa: PLC0415
+
+    base = session.base
+    return {
+        "base": base.name,
+        "base_config_digest": str(base.config_digest),
+        "mode": session.mode,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "compute_dtype": str(base.compute_dtype).removeprefix("torch."),
+        "device": str(base.device),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_device_memory_bytes": peak_device_memory_bytes(base.device),
+    }
+
+
+def result_document(
+    session: Session, chosen: Chosen, options: GenerateOptions, generation: Generation
+) -> dict[str, Any]:
+    """What ``run --json`` prints."""
+    seconds = generation.seconds
+    return {
+        "text": generation.text,
+        "finish": generation.finish,
+        "adapters": chosen.used(chosen.sets[0]),
+        **setting_fields(session),
+        "seed": options.seed,
+        "tokens": generation.tokens,
+        "timings_s": {**session.timings_s, "generate": seconds},
+        "tokens_per_s": generation.tokens / seconds if seconds else 0.0,
+        "survival": session.check.survival,
+        "verdict": session.check.verdict,
+        "problems": session.check.problems,
+    }
 
 
 def _generate(
@@ -223,16 +206,21 @@ def _generate(
     check = session.check
     out.problems(check.problems)
     if request.prompt is None:
-        chat(session, options, out)
+        Chat(session, options, out).run()
         return check.verdict.exit_status
     if request.compare:
-        found = list(compare(session, chosen, request.prompt, options))
-        rows = [{"adapters": label, "text": text} for label, text in found]
-        lines = [line for label, text in found for line in (f"{label}:", *text.splitlines())]
-        out.document({"rows": rows, "base": session.base.name}, lines=lines)
+        found = list(compare(session, chosen.adapters, request.prompt, options))
+        document = {"rows": [entry.row() for entry in found], **setting_fields(session)}
+        out.document(document, lines=comparison_lines(found))
         return check.verdict.exit_status
     sink = out.piece if out.mode is not Mode.JSON else None
-    generation = session.generate([request.prompt], options, on_text=sink)[0]
+    try:
+        generation = session.generate([request.prompt], options, on_text=sink)[0]
+    except KeyboardInterrupt:
+        if sink is not None:
+            # What was said stays, on a line of its own.
+            sink("\n")
+        raise
     document = result_document(session, chosen, options, generation)
     if out.mode is Mode.JSON:
         out.document(document)
@@ -250,6 +238,8 @@ def quiet_libraries() -> None:
     """Keep the libraries' own bars and advice off stderr."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Else a base saved as a pickle sets off a thread that asks the Hub for another one.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     from transformers.utils import logging  # noqa: PLC0415
 
     logging.disable_progress_bar()

@@ -1,35 +1,57 @@
-"""A plan as a document and as lines: what ``run --dry-run`` prints."""
+"""Plans as a document and as lines: what ``run --dry-run`` prints."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from adaptrix.loader.placement import forecast, place
+from adaptrix.loader.placement import Forecast, forecast, place
 from adaptrix.loader.plan import LoadPlan, ModulePlan
 from adaptrix.loader.structure import BaseStructure
 
 
-def describe_plan(
-    planned: LoadPlan,
+def describe_plans(
+    plans: Sequence[LoadPlan],
     structure: BaseStructure,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The document and the lines, for this device and the type that was asked for."""
+    """The document and the lines, for this device and the type that was asked for.
+
+    Args:
+        plans: One for each set of adapters, at least one, all of the same mode.
+        structure: The base.
+        device: Where it would be.
+        dtype: What was asked for; None for the base's own.
+    """
     placed = place(structure.dtype, dtype, device=device.type, parameters=structure.parameter_count)
-    cost = forecast(planned, structure, placed, threads=torch.get_num_threads())
-    lines = [*planned.lines(), *cost.lines()]
+    threads = torch.get_num_threads()
+    costs = [forecast(planned, structure, placed, threads=threads) for planned in plans]
+    lines = [
+        line
+        for planned, cost in zip(plans, costs, strict=True)
+        for line in (*planned.lines(), *cost.lines())
+    ]
     document = {
         "plan": lines,
-        "base": planned.base,
-        "mode": planned.mode,
+        "base": structure.name,
+        "mode": plans[0].mode,
         "device": str(device),
         "stored_dtype": _name(placed.stored),
         "dtype": _name(placed.dtype),
         "compute_dtype": _name(placed.compute),
-        "base_bytes": cost.base_bytes,
+        "base_bytes": costs[0].base_bytes,
+        "memory_bytes": max(cost.memory_bytes for cost in costs),
+        "factor_bytes": sum(planned.factor_bytes for planned in plans),
+        "sets": [_set(planned, cost) for planned, cost in zip(plans, costs, strict=True)],
+    }
+    return document, lines
+
+
+def _set(planned: LoadPlan, cost: Forecast) -> dict[str, Any]:
+    return {
         "read_bytes": cost.read_bytes,
         "written_bytes": cost.written_bytes,
         "memory_bytes": cost.memory_bytes,
@@ -40,7 +62,6 @@ def describe_plan(
             for owner, item in planned.replacements
         ],
     }
-    return document, lines
 
 
 def _module(module: ModulePlan) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -68,16 +69,22 @@ class Generation:
     Attributes:
         prompt: The prompt.
         text: The new text, exactly as decoded.
-        tokens: Number of new tokens, without the end-of-text token.
+        ids: New token ids, without the end-of-text token; with a stop string, up to the
+            token that completed it.
         finish: Why it ended: ``end`` of text, ``stop`` string, or ``length``.
         seconds: Time of the whole batch.
     """
 
     prompt: Prompt
     text: str
-    tokens: int
+    ids: tuple[int, ...]
     finish: str
     seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Number of new tokens, without the end-of-text token."""
+        return len(self.ids)
 
 
 class _Rows(StoppingCriteria):
@@ -127,6 +134,24 @@ def encode(base: BaseModel, prompt: Prompt) -> list[int]:
     return ids
 
 
+def templated(base: BaseModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of a conversation in the tokenizer's own chat template.
+
+    Raises:
+        UsageError: the tokenizer has none, or it does not take these messages.
+    """
+    if not getattr(base.tokenizer, "chat_template", None):
+        raise UsageError("this base has no chat template", where=base.name, hint="Pass a prompt.")
+    try:
+        text = base.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"the chat template refuses: {error}", where=base.name) from error
+    # The template writes the special tokens itself; a second first one would be an error.
+    return [int(token) for token in base.tokenizer(text, add_special_tokens=False).input_ids]
+
+
 def position_limit(base: BaseModel) -> int | None:
     """Positions the model was made for; beyond them its output means nothing."""
     limit = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
@@ -168,7 +193,7 @@ def generate(
     seconds = time.perf_counter() - started
     return [
         Generation(
-            prompt=prompt, text=row.text, tokens=len(row.ids), finish=row.finish, seconds=seconds
+            prompt=prompt, text=row.text, ids=tuple(row.ids), finish=row.finish, seconds=seconds
         )
         for prompt, row in zip(prompts, rows, strict=True)
     ]

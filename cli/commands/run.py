@@ -10,19 +10,31 @@ from adaptrix.cli import running
 from adaptrix.cli.options import BaseOption, DryRunFlag, HomeOption, JsonFlag, QuietFlag
 from adaptrix.cli.output import Output
 from adaptrix.cli.parsing import weighted_list
+from adaptrix.schema.errors import UsageError
 
 
 def run(
-    adapters: Annotated[str, typer.Option("--adapters", help="A[=w],B[=w]")],
+    adapters: Annotated[
+        str | None, typer.Option("--adapters", help="A[=w],B[=w]; none runs --base alone.")
+    ] = None,
     base: BaseOption = None,
     prompt: Annotated[
         str | None, typer.Option("-p", "--prompt", help="Text, or - for stdin.")
     ] = None,
-    mode: Annotated[str, typer.Option(help="merged or attached.")] = "merged",
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="JSONL file (- for stdin), each line with its own adapters."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that run together.")] = 8,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="merged or attached; merged unless a batch mixes adapters."),
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Base, each, and all.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Upper bound of new tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus mass.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Only the likeliest so many; 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed for sampling.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends it; repeatable.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
@@ -35,17 +47,24 @@ def run(
     """Merge adapters into their base model, or attach them, and generate.
 
     Without a prompt on a terminal: a chat. Exit status follows the self-check.
+    A line of --batch is {"prompt": …} or {"messages": […]}, and what differs from the
+    options: adapters, weights, max_new_tokens, temperature, top_p, top_k, seed, stop, id.
 
     Example: adaptrix run --adapters math,code=0.8 -p "problem : …"
     """
-    wanted = weighted_list(adapters)
+    if batch is not None and (prompt is not None or compare):
+        raise UsageError("--batch excludes --prompt and --compare", where="run")
+    wanted = [] if adapters is None else weighted_list(adapters)
     out = Output(as_json=as_json, quiet=quiet)
-    chat_possible = out.human and not compare
-    text = None if dry_run else running.read_prompt(prompt, chat_possible=chat_possible)
+    text = None
+    if batch is None and not dry_run:
+        text = running.read_prompt(prompt, chat_possible=out.human and not compare)
+    settings = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
+        "top_k": top_k, "seed": seed, "stop": tuple(stop or ()),
+    }  # fmt: skip
     request = running.RunRequest(
-        adapters=wanted, base=base, prompt=text, mode=mode, compare=compare, device=device,
-        dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        seed=seed, stop=tuple(stop or ()), dry_run=dry_run,
+        adapters=wanted, base=base, prompt=text, batch=batch, batch_size=batch_size, mode=mode,
+        compare=compare, device=device, dtype=dtype, settings=settings, dry_run=dry_run,
     )  # fmt: skip
-    status = running.execute(request, home, out)
-    raise typer.Exit(status)
+    raise typer.Exit(running.execute(request, home, out))

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from adaptrix.cli.choosing import choose
 from adaptrix.cli.composing import learned_recipe
 from adaptrix.cli.options import BaseOption, HomeOption, JsonFlag, QuietFlag, ReferenceArgument
 from adaptrix.cli.output import Output, table
 from adaptrix.cli.parsing import weighted
-from adaptrix.cli.running import choose, quiet_libraries
+from adaptrix.cli.running import quiet_libraries
 
 ExamplesOption = Annotated[
     Path, typer.Option("--examples", help="JSON lines with prompt and answer.")
@@ -41,7 +42,7 @@ def weigh(
     from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
     with Registry(home) as registry:
-        chosen = choose(registry, [weighted(text) for text in adapters], base)
+        chosen = choose(registry, [[weighted(text) for text in adapters]], base)
         quiet_libraries()
         from adaptrix.loader.base import load_base  # noqa: PLC0415 - loads a model
         from adaptrix.loader.examples import read_examples  # noqa: PLC0415
@@ -93,7 +94,7 @@ def grams(
     from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
     with Registry(home) as registry:
-        chosen = choose(registry, [(reference, 1.0)], base)
+        chosen = choose(registry, [[(reference, 1.0)]], base)
         along = [registry.open(name).adapter for name in others or []]
         quiet_libraries()
         from adaptrix.loader.examples import read_examples  # noqa: PLC0415 - loads a model

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adaptrix.loader.base import base_structure
-from adaptrix.loader.describe import describe_plan
+from adaptrix.loader.describe import describe_plans
 from adaptrix.loader.placement import forecast, place
 from adaptrix.loader.plan import plan
 from adaptrix.loader.session import Session
@@ -89,9 +89,11 @@ def test_forecast_counts_every_byte(tmp_path):
     assert found.memory_bytes == found.base_bytes + factors + 3 * 4 * (1 << 20)
     attached = forecast(plan(structure, [entry], mode="attached"), structure, held)
     assert attached.written_bytes == 0
-    document, lines = describe_plan(planned, structure, torch.device("cpu"), None)
-    assert [row["path"] for row in document["modules"]] == [m.path for m in planned.modules]
-    assert document["modules"][0]["adapters"] == [
+    document, lines = describe_plans([planned], structure, torch.device("cpu"), None)
+    assert [row["path"] for row in document["sets"][0]["modules"]] == [
+        m.path for m in planned.modules
+    ]
+    assert document["sets"][0]["modules"][0]["adapters"] == [
         {"adapter": "a", "weight": 1.0, "rank": 4, "scale": 1.5, "dora": False}
     ]
     assert lines[-2].startswith("base ")
