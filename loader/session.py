@@ -11,7 +11,7 @@ from typing import Self
 import torch
 
 from adaptrix.loader.attach import Attached
-from adaptrix.loader.base import BaseModel, load_base
+from adaptrix.loader.base import BaseModel, base_structure, load_base
 from adaptrix.loader.checks import NOTHING, SelfCheck, judge
 from adaptrix.loader.generate import GenerateOptions, Generation, Prompt, generate
 from adaptrix.loader.merge import Merged
@@ -59,6 +59,9 @@ class Session:
             NotFound, FormatError, RemoteError: the base cannot be loaded.
         """
         started = time.perf_counter()
+        if isinstance(base, str) and adapters:
+            # Refused before gigabytes are fetched.
+            plan(base_structure(base), adapters, mode=mode)
         loaded = load_base(base, device=device, dtype=dtype) if isinstance(base, str) else base
         session = cls(loaded, adapters, mode=mode)
         session.timings_s["load_base"] = time.perf_counter() - started

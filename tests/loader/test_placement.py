@@ -14,6 +14,7 @@ from adaptrix.loader.describe import describe_plans
 from adaptrix.loader.placement import forecast, place
 from adaptrix.loader.plan import plan
 from adaptrix.loader.session import Session
+from adaptrix.schema.errors import IncompatibleAdapter
 
 conftest = sys.modules.get("tests.conftest") or sys.modules["conftest"]
 half = conftest.load_helper("half_checkpoints", Path(__file__).parent / "half_checkpoints.py")
@@ -104,3 +105,14 @@ def test_weight_zero_takes_no_part(tmp_path):
     folder = half.checkpoint(tmp_path / "base")
     entry = half.weighted(half.peft_adapter(folder, tmp_path / "a", 1))
     assert plan(base_structure(str(folder)), [replace(entry, weight=0.0)]).modules == ()
+
+
+def test_what_does_not_fit_is_refused_before_weights_are_looked_for(tmp_path):
+    folder = half.checkpoint(tmp_path / "base")
+    entry = half.weighted(half.peft_adapter(folder, tmp_path / "a", 1))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    text = (folder / "config.json").read_text().replace('"hidden_size": 40', '"hidden_size": 48')
+    (empty / "config.json").write_text(text)
+    with pytest.raises(IncompatibleAdapter, match="a was made for"):
+        Session.open(str(empty), [entry])
