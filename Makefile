@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines check bench docs samples clean
+.PHONY: setup demo test test-engines soak corpus fuzz check bench docs samples clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,17 @@ test-engines: setup
 
 soak: setup
 	ADAPTRIX_SOAK=1 $(BIN)/python -m pytest -q tests/e2e/test_crash.py tests/e2e/test_soak.py
+
+# One row per adapter of ADAPTRIX_CORPUS, a folder with adapters/ and configs/.
+corpus: setup
+	@$(BIN)/python tests/corpus/table.py "$(ADAPTRIX_CORPUS)"
+
+FUZZ_SECONDS ?= 60
+FUZZ_CORPUS ?= .fuzz
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,fuzz]"
+	for target in safetensors gguf npz pickle config pattern; do \
+		$(BIN)/python tests/fuzz/campaign.py $$target $(FUZZ_SECONDS) $(FUZZ_CORPUS) || exit 1; done
 
 check: setup
 	$(BIN)/ruff check .

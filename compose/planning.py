@@ -209,6 +209,6 @@ def _recommend(pairs: Sequence[PairRow]) -> tuple[str, dict[str, float], str]:
             f"adapters {crowded.one} and {crowded.other} share {crowded.overlap:.0%} of their "
             f"directions, and {crowded.sign_conflict:.0%} of what they do there is opposed"
         )
-        return "ties", {"density": 0.5}, reason
+        return "tsv_m", {}, reason
     reason = f"directions are shared, but only {crowded.sign_conflict:.0%} is opposed there"
     return "linear", {}, reason

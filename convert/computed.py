@@ -37,6 +37,11 @@ def product(a: LazyTensor, b: LazyTensor) -> LazyTensor:
     return computed(shape, a.source, lambda: to_numpy_f64(a) @ to_numpy_f64(b))
 
 
+def times(tensor: LazyTensor, factor: float) -> LazyTensor:
+    """``factor`` times every element."""
+    return computed(tensor.shape, tensor.source, lambda: factor * to_numpy_f64(tensor))
+
+
 def scaled_rows(matrix: LazyTensor, factors: LazyTensor) -> LazyTensor:
     """``diag(factors)·matrix`` for ``factors (m,)`` or ``(m, 1)`` and ``matrix (m, n)``."""
     return computed(

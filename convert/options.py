@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import UsageError
+
+if TYPE_CHECKING:
+    from adaptrix.convert.base_weights import BaseWeights
 
 PHI_LAYOUTS = ("phi-l1", "phi-l2", "phi-l3", "phi-l4", "phi-l5")
 MERGED_LAYOUTS = ("merged-q", "merged-k", "merged-v", "merged-qk", "merged-qv", "merged-kv")
@@ -25,6 +29,7 @@ class ReadOptions:
         base_name: Name of ``--base``, for messages.
         check_values: Whether to read the tensors' bytes (NaN, all-zero B); headers are
             always checked.
+        base_weights: Opens the weights of ``--base``, when they are on this machine.
         carry: Whether an adapter that is no LoRA, and is known, is kept as it is.
     """
 
@@ -33,6 +38,7 @@ class ReadOptions:
     base_config: Mapping[str, Json] | None = None
     base_name: str | None = None
     check_values: bool = True
+    base_weights: Callable[[], BaseWeights] | None = None
     carry: bool = False
 
     @property

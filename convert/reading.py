@@ -24,6 +24,7 @@ from adaptrix.convert.architecture.fit import Fit, check_fit
 from adaptrix.convert.architecture.known_bases import config_of, known_base
 from adaptrix.convert.checks import check_structure, check_values
 from adaptrix.convert.contents import Contents, gather
+from adaptrix.convert.diffusion.detection import detect_diffusion
 from adaptrix.convert.draft import Draft, Format, Recognition, refuse
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.formats.peft_config import parse_config
@@ -189,7 +190,9 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
         architecture=draft.architecture,
         base_model_type=str((options.base_config or {}).get("model_type", "")),
     )
-    detection = _settled(detect(_observations(draft), claims), draft, options)
+    seen = _observations(draft)
+    diffusion = detect_diffusion(seen, draft.architecture)
+    detection = diffusion or _settled(detect(seen, claims), draft, options)
     stopped = _stops(draft.problems)
     sound = not any(p.code in _BROKEN for p in draft.problems)
     family = "phi" if options.phi_layout and detection.family == UNKNOWN else detection.family
@@ -214,7 +217,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             format=report.name,
             layout=named.layout,
             method=draft.method,
-            task_type=named.task_type or "CAUSAL_LM",
+            task_type=named.task_type or ("" if diffusion else "CAUSAL_LM"),
             needs_base=draft.needs_base,
             carried=draft.carried,
             extra=named.extra | _heads(sizes),

@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from adaptrix.schema.errors import FormatError
+
 WEIGHT_SUFFIXES = (
     ".safetensors", ".gguf", ".npz", ".bin", ".pt", ".pth", ".ckpt", ".lora", ".nemo",
     # Containers that are recognised and refused with their reason.
     ".lora.h5", ".onnx_adapter", ".distcp", "lora_weights.npy",
 )  # fmt: skip
 CARD = "README.md"
+CONFIG = "adapter_config.json"
 MAX_SIDECAR_BYTES = 1 << 20
 
 _TRAINING = re.compile(
@@ -60,8 +63,19 @@ def select_adapter_files(sizes: Mapping[str, int]) -> Selection:
 
     Args:
         sizes: Size in bytes by relative posix name.
+
+    Raises:
+        FormatError: ``invalid_config``: a configuration that is far too large. It cannot
+            be left aside like other files: without it the weights mean something else.
     """
     folder = _folder(sizes)
+    config = f"{folder}/{CONFIG}" if folder else CONFIG
+    if sizes.get(config, 0) > MAX_SIDECAR_BYTES:
+        raise FormatError(
+            f"{sizes[config]} bytes, a configuration has at most {MAX_SIDECAR_BYTES}",
+            where=config,
+            code="invalid_config",
+        )
     ignored: dict[str, str] = {}
     candidates = []
     for name, size in sorted(sizes.items()):
@@ -84,7 +98,7 @@ def _folder(sizes: Mapping[str, int]) -> str:
         prefix = f"{folder}/" if folder else ""
         names = [n.removeprefix(prefix) for n in sizes if n.startswith(prefix)]
         return any(
-            "/" not in n and (n.endswith(WEIGHT_SUFFIXES) or n == "adapter_config.json")
+            "/" not in n and (n.endswith(WEIGHT_SUFFIXES) or n == CONFIG)
             and not _TRAINING.search(n)
             for n in names
         )  # fmt: skip

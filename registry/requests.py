@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from adaptrix.schema.errors import FormatError, NotFound
 from adaptrix.schema.reference import HubSource, PathSource
 
 if TYPE_CHECKING:
+    from adaptrix.convert.base_weights import BaseWeights
     from adaptrix.registry.remotes import Place
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -55,6 +57,7 @@ def read_options(request: PullRequest) -> ReadOptions:
         source_layout=request.source_layout,
         base_config=config,
         base_name=name,
+        base_weights=_base_weights(request.base),
         carry=request.carry,
     )
 
@@ -72,6 +75,22 @@ def _base_config_path(base: str) -> Path | None:
     if base.startswith((".", "/", "~")) or base.endswith(".json"):
         raise NotFound("no config.json of a base model there", where=base)
     return None
+
+
+def _base_weights(base: str | None) -> Callable[[], BaseWeights] | None:
+    """What opens the weights beside the base's ``config.json``; None where there are none."""
+    path = _base_config_path(base) if base is not None else None
+    if path is None or not any(path.parent.glob("*.safetensors")):
+        return None
+    folder = path.parent
+
+    def opened() -> BaseWeights:
+        from adaptrix.convert.base_weights import base_weights_of  # noqa: PLC0415
+        from adaptrix.convert.source import open_path  # noqa: PLC0415
+
+        return base_weights_of(open_path(folder))
+
+    return opened
 
 
 def _read_json(path: Path) -> dict[str, Json]:

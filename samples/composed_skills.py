@@ -73,7 +73,7 @@ GRIDS: Mapping[str, Sequence[Setting]] = {
     grid[0].method: grid
     for grid in (
         _grid("linear", SUMS),
-        _grid("svd", SUMS, rank=(16,)),
+        _grid("svd", SUMS, rank=(8,)),
         _grid("slerp"), _grid("nuslerp"), _grid("multislerp"), _grid("karcher"),
         _grid("model_stock"),
         _grid("ties", density=DENSITIES, scale=SCALES),
@@ -279,8 +279,8 @@ def draw(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
         shown = sorted((row for row in rows if row.scores), key=lambda row: row.mean)
         means = [row.mean for row in shown]
         spread = [
-            [mean - min(row.means) for mean, row in zip(means, shown, strict=True)],
-            [max(row.means) - mean for mean, row in zip(means, shown, strict=True)],
+            [max(0.0, mean - min(row.means)) for mean, row in zip(means, shown, strict=True)],
+            [max(0.0, max(row.means) - mean) for mean, row in zip(means, shown, strict=True)],
         ]
         plain = {"base", "simple average"}
         colours = [

@@ -100,6 +100,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "rank_mismatch": _fail("Factors and configuration must agree on the rank."),
     "shape_mismatch": _fail("The factors do not have the shapes that the base model needs."),
     "unknown_tensors": _fail("Tensors that no rule of this format explains; nothing is dropped."),
+    "unknown_modules": _fail("Only names of known models are converted; nothing is guessed."),
     "duplicate_module": _fail("Two entries of the file claim the same module."),
     "non_finite": _fail("NaN or infinity in the weights: training diverged or the file is bad."),
     "non_float_factor": _fail("LoRA factors must be floating point."),
@@ -110,7 +111,8 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "needs_residual_base": ProblemCode(
         Severity.WARNING,
         "INCONCLUSIVE",
-        hint="It is carried as it is. Provide the initial adapter, or run it on that base.",
+        hint="It is carried as it is. Put the initial adapter beside it (pissa_init/), pass --base "
+        "with the base's weights (PiSSA, OLoRA, KaSA), or run it on the base it was trained on.",
     ),
     "dropped_magnitude": _fail("Magnitude vectors need use_dora: true in the configuration."),
     "claim_broken": _fail("The version is damaged: pull it again, or adaptrix fsck --repair."),
@@ -139,6 +141,14 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         Severity.WARNING, "", hint="If base weights were trained too, this adapter is only a part."
     ),
     "recomputed": ProblemCode(Severity.NOTE, ""),
+    "assumed_alpha": ProblemCode(
+        Severity.NOTE, "", hint="Pass --alpha if the trainer used another one."
+    ),
+    "token_embeddings": ProblemCode(
+        Severity.WARNING,
+        "",
+        hint="Load the embeddings with the tool that trained them; the prompts use these words.",
+    ),
     "carried": ProblemCode(
         Severity.WARNING, "", hint="PEFT loads it; it is not converted, composed or run here."
     ),

@@ -21,41 +21,46 @@ GramsOption = Annotated[
     list[str] | None,
     typer.Option("--grams", help="NAME=FILE of Gram matrices, for regmean; repeatable."),
 ]
+OutputOption = Annotated[
+    str | None, typer.Option("--output", "-o", help="NAME[:TAG] of the result.")
+]
+MethodOption = Annotated[
+    str | None, typer.Option(help="NAME or NAME@SPACE; linear when not given.")
+]
+ParamOption = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE of the method; repeatable.")
+]
+ConflictFlag = Annotated[
+    bool, typer.Option("--allow-license-conflict", help="Carry both licences.")
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--base", help="Base model whose weights make DoRA inputs plain."),
+]
+BakeRankOption = Annotated[
+    int, typer.Option(min=1, help="Greatest rank of a DoRA module made plain.")
+]
+PlotOption = Annotated[Path | None, typer.Option(help="With --plan: PNG of the least cosines.")]
 
 
 def compose(
     adapters: Annotated[list[str] | None, typer.Argument(help="NAME[=WEIGHT] …")] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="NAME[:TAG] of the result.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="NAME or NAME@SPACE; linear when not given.")
-    ] = None,
+    output: OutputOption = None,
+    method: MethodOption = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file with all of it.")] = None,
     rank: Annotated[int | None, typer.Option(help="Greatest rank of a module.")] = None,
     energy: Annotated[float | None, typer.Option(help="Share of the energy kept.")] = None,
     density: Annotated[float | None, typer.Option(help="Share of the entries kept.")] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE of the method; repeatable.")
-    ] = None,
+    param: ParamOption = None,
     seed: Annotated[int | None, typer.Option(help="For methods that draw; 0 if not given.")] = None,
     description: Annotated[str, typer.Option(help="One line on what it does.")] = "",
-    allow_license_conflict: Annotated[
-        bool, typer.Option("--allow-license-conflict", help="Carry both licences.")
-    ] = False,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", help="Base model whose weights make DoRA inputs plain."),
-    ] = None,
-    bake_rank: Annotated[
-        int, typer.Option(min=1, help="Greatest rank of a DoRA module made plain.")
-    ] = 64,
+    allow_license_conflict: ConflictFlag = False,
+    base: WeightsOption = None,
+    bake_rank: BakeRankOption = 64,
     grams: GramsOption = None,
     methods: Annotated[bool, typer.Option("--methods", help="List the methods.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Look, make nothing.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="With --plan: PNG of the least cosines.")
-    ] = None,
+    plot: PlotOption = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -97,9 +102,7 @@ def compose(
 
 def rebase(
     reference: Annotated[str, typer.Argument(help="NAME[:TAG] of a composition.")],
-    base: Annotated[
-        str | None, typer.Option("--base", help="Base model, where it was made with one.")
-    ] = None,
+    base: WeightsOption = None,
     grams: GramsOption = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
@@ -165,7 +168,7 @@ def list_methods(out: Output) -> None:
     ]
     lines = []
     for method in METHODS.values():
-        lines.append(f"{method.name:16} {method.summary}")
+        lines += [f"{method.name:16} {method.summary}", f"    {method.reference}"]
         lines += [f"    --param {p.name}: {p.summary}" + (
             f" ({p.default:g})" if p.default is not None else "") for p in method.parameters]  # fmt: skip
     lines.append("Methods that look at entries take NAME@SPACE: canonical, core, dense.")

@@ -53,12 +53,14 @@ METHODS: Mapping[str, Method] = {
 def find(name: str) -> tuple[Method, str]:
     """The method of ``[pico+]NAME[@SPACE]``, and the space: ``factor`` where none matters.
 
+    ``cat`` is linear, and a hyphen in a name does for an underscore.
+
     Raises:
         UsageError: there is none, it has no choice of spaces, or nothing may come before it.
     """
     bare, _, space = name.partition("@")
     stepped = bare.startswith(pico.PREFIX)
-    bare = bare.removeprefix(pico.PREFIX) if stepped else bare
+    bare = _named(bare.removeprefix(pico.PREFIX) if stepped else bare)
     if bare not in METHODS:
         raise UsageError(
             f"no method {bare!r}", where="--method", hint=f"Methods: {', '.join(METHODS)}."
@@ -81,6 +83,12 @@ def find(name: str) -> tuple[Method, str]:
         raise UsageError(f"pico cannot come before {name.removeprefix(pico.PREFIX)}",
                          where="--method")  # fmt: skip
     return replace(method, name=pico.PREFIX + bare, before=pico.calibrated), space
+
+
+def _named(text: str) -> str:
+    prefix = "compat:peft-" if text.startswith("compat:peft-") else ""
+    name = prefix + text.removeprefix(prefix).replace("-", "_")
+    return "linear" if name == "cat" else name
 
 
 def spaces(method: Method) -> tuple[str, ...]:

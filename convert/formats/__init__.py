@@ -3,10 +3,15 @@
 from adaptrix.convert.draft import Format
 from adaptrix.convert.formats import (
     adapterhub,
+    comfyui,
+    diffusers,
     gguf,
+    kohya,
     litgpt,
+    lora_diffusion,
     lora_vit,
     loralib,
+    lycoris,
     mlx,
     mlx_vlm,
     nemo,
@@ -16,6 +21,7 @@ from adaptrix.convert.formats import (
     recognised,
     torchtune,
     tunix,
+    xlabs,
 )
 
 FORMATS: tuple[Format, ...] = (
@@ -32,6 +38,12 @@ FORMATS: tuple[Format, ...] = (
     adapterhub.FORMAT,
     lora_vit.FORMAT,
     per_layer.FORMAT,
+    kohya.FORMAT,
+    lycoris.FORMAT,
+    diffusers.FORMAT,
+    xlabs.FORMAT,
+    comfyui.FORMAT,
+    lora_diffusion.FORMAT,
     *recognised.FORMATS,
 )
 """Formats that are read (some also written) first; the others are recognised and refused."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.contents import CONFIG_NAME, Contents
+from adaptrix.convert.diffusion.bare import with_component
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
 from adaptrix.convert.formats.peft_initial import subtract_initial
@@ -34,7 +35,6 @@ from adaptrix.convert.merged_linear import expand
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers.peft import DIAGONAL, KASA, write
 from adaptrix.schema.adapter import BaseRequirement, ModuleKind, Scale
-from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import FormatError
 from adaptrix.schema.report import Fidelity, Problem
 from adaptrix.schema.tensor import LazyTensor
@@ -100,9 +100,11 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         message = f"{len(ignored)} tensors of {ignored[0].reason.partition(':')[0]} are left out"
         problems += (Problem.of("training_state", message, where=ignored[0].name),)
     problems += (*_pair_problems(incomplete, groups), *scale_problems, *rest.problems)
-    begun = subtract_initial(contents, config, factors, values=options.check_values)
+    begun = subtract_initial(contents, config, factors, options)
+    computed = config.residual == "kasa" or begun.computed
     factors, config = begun.factors, begun.config
     problems = (*(p for p in problems if p.code not in begun.settled), *begun.problems)
+    kasa = {KASA: (contents.config or {})[KASA]} if config.residual == "kasa" else {}
     dora = any(f.magnitude is not None for f in factors)
     return Draft(
         method=_method(config, factors, dora=dora),
@@ -120,23 +122,15 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         base_revision=config.base_revision,
         base_class=config.base_class,
         task_type=config.task_type,
-        needs_base=_needs_base(config, contents, dora=dora),
+        needs_base=_needs_base(config, dora=dora),
         fan_in_fan_out=config.fan_in_fan_out,
-        fidelity=Fidelity.ROUNDING if _is_kasa(contents) else Fidelity.EXACT,
-        extra=kept_settings(config, factors) | _kasa(contents),
+        fidelity=Fidelity.ROUNDING if computed else Fidelity.EXACT,
+        extra=kept_settings(config, factors) | kasa,
     )
 
 
-def _is_kasa(contents: Contents) -> bool:
-    return isinstance((contents.config or {}).get(KASA), Mapping)
-
-
-def _kasa(contents: Contents) -> dict[str, Json]:
-    return {KASA: (contents.config or {})[KASA]} if _is_kasa(contents) else {}
-
-
-def _needs_base(config: PeftConfig, contents: Contents, *, dora: bool) -> BaseRequirement:
-    if config.residual or _is_kasa(contents):
+def _needs_base(config: PeftConfig, *, dora: bool) -> BaseRequirement:
+    if config.residual:
         return BaseRequirement.RESIDUAL
     return BaseRequirement.MERGE if dora else BaseRequirement.NONE
 
@@ -365,4 +359,4 @@ def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list
     return found
 
 
-FORMAT = Format(name="peft", recognise=recognise, read=read, write=write)
+FORMAT = Format(name="peft", recognise=recognise, read=with_component(read), write=write)

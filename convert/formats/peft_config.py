@@ -124,7 +124,7 @@ def parse_config(config: Mapping[str, Json] | None) -> tuple[PeftConfig, tuple[P
         base_name=str(good.get("base_model_name_or_path", "")),
         base_revision=str(good.get("revision", "")),
         base_class=_base_class(good),
-        residual=_residual(good),
+        residual="kasa" if isinstance(good.get("kasa_config"), Mapping) else _residual(good),
         extra=_extra(good),
     )
     return parsed, (*problems, *_variant_problems(good))

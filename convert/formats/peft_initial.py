@@ -16,8 +16,10 @@ from adaptrix.convert.contents import Contents
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.formats.peft_blocks import beside, on_top
 from adaptrix.convert.formats.peft_config import PeftConfig
+from adaptrix.convert.formats.peft_original import is_repeatable, on_original
 from adaptrix.convert.keys import parse_key
 from adaptrix.convert.numeric import np
+from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.adapter import Scale
 from adaptrix.schema.report import IgnoredTensor, Problem
 from adaptrix.schema.tensor import LazyTensor
@@ -37,6 +39,7 @@ class Begun:
         ignored: Those of them that are no factors.
         problems: Notes.
         settled: Codes of problems that are none any more.
+        computed: Whether the pairs were computed.
     """
 
     factors: list[Factors]
@@ -45,14 +48,17 @@ class Begun:
     ignored: tuple[IgnoredTensor, ...] = ()
     problems: tuple[Problem, ...] = ()
     settled: frozenset[str] = frozenset()
+    computed: bool = False
 
 
 def subtract_initial(
-    contents: Contents, config: PeftConfig, factors: list[Factors], *, values: bool
+    contents: Contents, config: PeftConfig, factors: list[Factors], options: ReadOptions
 ) -> Begun:
-    """The pairs on the original base, when the initial factors are there and fit."""
-    if not config.residual or not contents.initial:
+    """The pairs on the original base, when the initial factors or the base weights are there."""
+    if not config.residual:
         return Begun(factors=factors, config=config)
+    if not contents.initial:
+        return _from_weights(config, factors, options)
     leaves: dict[tuple[str, str], str] = {}
     for name in contents.initial:
         key = parse_key(name)
@@ -62,7 +68,7 @@ def subtract_initial(
     for pair in factors:
         names = (leaves.get((pair.path, "lora_A.weight")), leaves.get((pair.path, "lora_B.weight")))
         tensors = tuple(contents.initial[name] for name in names if name)
-        if misfit := _misfit(pair, tensors, values=values):
+        if misfit := _misfit(pair, tensors, values=options.check_values):
             message = f"the initial adapter beside it is not used: {pair.path} {misfit}"
             problem = Problem.of("ignored_files", message, where=pair.path)
             return Begun(factors=factors, config=config, problems=(problem,))
@@ -73,11 +79,40 @@ def subtract_initial(
     message = f"{len(used)} initial factors are subtracted: twice the rank, on the original base"
     return Begun(
         factors=found,
-        config=replace(config, residual="", extra={**config.extra, "init_lora_weights": True}),
+        config=_settled(config),
         total=len(contents.initial),
         ignored=tuple(IgnoredTensor(name=f"initial:{name}", reason=reason) for name in others),
         problems=(Problem.of("initial_subtracted", message),),
         settled=frozenset({"needs_residual_base"}),
+    )
+
+
+def _settled(config: PeftConfig) -> PeftConfig:
+    return replace(config, residual="", extra={**config.extra, "init_lora_weights": True})
+
+
+def _from_weights(config: PeftConfig, factors: list[Factors], options: ReadOptions) -> Begun:
+    """What was taken off the base, computed again from its weights."""
+    unchanged = Begun(factors=factors, config=config)
+    if options.base_weights is None or not is_repeatable(config.residual):
+        return unchanged
+    weights = options.base_weights()
+    found: list[Factors] = []
+    for pair in factors:
+        flat = len(pair.a.shape) == len(pair.b.shape) == 2
+        sizes = (pair.b.shape[0], pair.a.shape[1]) if flat else (0, 0)
+        weight = weights.matrix(pair.path, *sizes, transposed=config.fan_in_fan_out)
+        plain = on_original(pair, weight, config.residual) if weight is not None else None
+        if plain is None:
+            return unchanged
+        found.append(plain)
+    message = f"what {config.residual} took off the base is computed from it and subtracted"
+    return Begun(
+        factors=found,
+        config=_settled(config),
+        problems=(Problem.of("recomputed", message),),
+        settled=frozenset({"needs_residual_base"}),
+        computed=True,
     )
 
 

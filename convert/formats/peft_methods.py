@@ -48,6 +48,10 @@ _REASONS: Mapping[str, tuple[str, str]] = {
         _NOT_LOW_RANK, "it replaces rows of the embedding; it is no low-rank update",
     ),
 }  # fmt: skip
+_HRA_HINT = (
+    "Pass --base with the folder of the base model's weights: then it is a LoRA. "
+    "Or pull it with --carry to keep it unchanged."
+)
 _LEAF = re.compile(
     r"\.(?:(?:lora|ia3|hada|lokr|oft|boft|vera|hra|miss|bone|vblora|randlora|finegates|fourierft"
     r"|ln_tuning|c3a|road|hira|delora|gralora|psoft|shira|frod|glora|pvera|waveft|deft|osf"
@@ -80,7 +84,8 @@ def method_problem(contents: Contents, config: PeftConfig) -> Problem | None:
         return Problem.of("routed_adapter", message, where=where)
     unknown = ("unsupported_method", f"PEFT's method {kind[:40]} is not known here")
     code, message = _REASONS.get(kind, unknown)
-    return Problem.of(code, message, where=where)
+    hint = _HRA_HINT if kind == "HRA" else ""
+    return Problem.of(code, message, where=where, hint=hint)
 
 
 def module_hints(contents: Contents) -> tuple[str, ...]:

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.contents import Contents
-from adaptrix.convert.draft import Draft, refuse
+from adaptrix.convert.draft import Draft, Factors, refuse
 from adaptrix.convert.formats.peft_config import PeftConfig
 from adaptrix.convert.formats.peft_exact import METHODS, exact_pairs
 from adaptrix.convert.formats.peft_methods import method_problem, module_hints
+from adaptrix.convert.formats.peft_original import reflected
 from adaptrix.convert.formats.peft_replacements import replacements
 from adaptrix.convert.formats.peft_targets import kept_settings
+from adaptrix.convert.keys import strip_wrappers
 from adaptrix.convert.options import ReadOptions
-from adaptrix.schema.adapter import BaseRequirement, Carried
+from adaptrix.schema.adapter import BaseRequirement, Carried, Scale
 from adaptrix.schema.report import Fidelity, Problem
 
 POSITIONAL = "positional_adapter"
@@ -29,6 +31,8 @@ def read_other_method(
     """The draft of a file that is not LoRA's; None for LoRA."""
     refused = method_problem(contents, config)
     refused = refused or next((p for p in problems if p.code == POSITIONAL), None)
+    if config.peft_type == "HRA" and (plain := _reflected(contents, config, options)):
+        return plain
     if refused is not None and options.carry and refused.code in CARRIED_CODES:
         return _carried(contents, config, problems, refused)
     if refused is not None:
@@ -36,6 +40,40 @@ def read_other_method(
     if config.peft_type in METHODS:
         return _read_exact(contents, config, problems, options)
     return None
+
+
+def _reflected(contents: Contents, config: PeftConfig, options: ReadOptions) -> Draft | None:
+    """HRA as pairs, when the base weights are at hand; None when not, or when they do not fit."""
+    if options.base_weights is None or (contents.config or {}).get("apply_GS"):
+        return None
+    weights = options.base_weights()
+    factors = []
+    for name, tensor in contents.tensors.items():
+        path, _, leaf = strip_wrappers(name).removesuffix(".default").rpartition(".")
+        shape = weights.sizes(path)
+        if leaf != "hra_u" or len(tensor.shape) != 2 or len(shape) != 2:
+            return None
+        out = shape[1] if config.fan_in_fan_out else shape[0]
+        weight = weights.matrix(path, out, tensor.shape[0], transposed=config.fan_in_fan_out)
+        if weight is None:
+            return None
+        a, b = reflected(tensor, weight)
+        scale = Scale.absolute(1.0, tensor.shape[1])
+        factors.append(Factors(path=path, source=path, a=a, b=b, scale=scale))
+    message = "HRA's reflections of the base weights, as factors: computed in float64"
+    return Draft(
+        method="hra",
+        total=len(contents.tensors),
+        factors=tuple(factors),
+        problems=(Problem.of("recomputed", message),),
+        base_name=config.base_name,
+        base_revision=config.base_revision,
+        base_class=config.base_class,
+        task_type=config.task_type,
+        fan_in_fan_out=config.fan_in_fan_out,
+        fidelity=Fidelity.ROUNDING,
+        extra=kept_settings(config, factors),
+    )
 
 
 def _carried(

@@ -49,6 +49,7 @@ def replacements(
     """Sort every tensor that is no factor; ``targeted`` are the adapted modules' paths."""
     rest = Leftovers()
     smuggled: list[str] = []
+    habit = _saves_embeddings(tensors, config, targeted)
     whole = is_whole_model(tensors, targeted)
     for name, tensor in tensors.items():
         key = parse_key(name)
@@ -60,7 +61,7 @@ def replacements(
             _add(rest, name, tensor, key.path, ReplacementRole.MODULES_TO_SAVE)
         elif key.leaf == "parameter" or key.leaf.startswith("base_layer."):
             parameter = _parameter(key)
-            role = _role(parameter, key, config)
+            role = _role(parameter, key, config, habit=habit)
             if role is None:
                 smuggled.append(name)
             else:
@@ -100,7 +101,10 @@ def is_whole_model(tensors: Mapping[str, LazyTensor], targeted: set[str]) -> boo
         return False
     keys = [parse_key(name) for name in tensors]
     weights = {_parameter(k) for k in keys if k.leaf in {"base_layer.weight", "parameter"}}
-    return all({f"{path}.weight", f"{path}.qweight"} & weights for path in linear)
+    own = {f"{path}.{leaf}" for path in linear for leaf in ("weight", "qweight")}
+    complete = all({f"{path}.weight", f"{path}.qweight"} & weights for path in linear)
+    # Base weights of the adapted modules and of nothing else are no model: they replace.
+    return complete and not weights <= own
 
 
 def _is_base_weight(key: Key, config: PeftConfig) -> bool:
@@ -117,12 +121,35 @@ def _parameter(key: Key) -> str:
     return key.path if key.leaf == "parameter" else f"{key.path}.{key.leaf.rpartition('.')[2]}"
 
 
-def _role(parameter: str, key: Key, config: PeftConfig) -> ReplacementRole | None:
+def _saves_embeddings(
+    tensors: Mapping[str, LazyTensor], config: PeftConfig, targeted: set[str]
+) -> bool:
+    """Whether PEFT itself may have put copies of embedding and head into the file.
+
+    It does when one of them is a target, and for both of them when the vocabulary was
+    resized (PEFT 0.21, ``utils/save_and_load.py``, ``save_embedding_layers``). One copy
+    alone that nothing declares is none of PEFT's.
+    """
+    named = {path.rpartition(".")[2] for path in (*targeted, *(config.targets or ()))}
+    copied = {
+        _parameter(key).rpartition(".")[0] for key in map(parse_key, tensors) if _is_copy(key)
+    }
+    return bool(named & _EMBEDDINGS) or len({c.rpartition(".")[2] for c in copied}) > 1
+
+
+def _is_copy(key: Key) -> bool:
+    parameter = _parameter(key)
+    return parameter.rpartition(".")[0].rpartition(".")[2] in _EMBEDDINGS and key.leaf in {
+        "parameter", "base_layer.weight",
+    }  # fmt: skip
+
+
+def _role(parameter: str, key: Key, config: PeftConfig, *, habit: bool) -> ReplacementRole | None:
     module, _, leaf = parameter.rpartition(".")
     last = module.rpartition(".")[2]
     if not _parts(module).isdisjoint(config.modules_to_save):
         return ReplacementRole.MODULES_TO_SAVE
-    if last in _EMBEDDINGS and (key.leaf != "parameter" or leaf == "weight"):
+    if habit and last in _EMBEDDINGS and (key.leaf != "parameter" or leaf == "weight"):
         return ReplacementRole.EMBEDDING
     if leaf == "bias" and config.bias != "none":
         return ReplacementRole.BIAS

@@ -17,8 +17,6 @@ from adaptrix.convert.formats.peft_methods import module_hints
 from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.report import Problem
 
-_LATER = "recognised; this release does not convert it yet"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -72,17 +70,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("xlora", "xlora", "routed_adapter", "X-LoRA mixes several adapters by a classifier", r"internal_xlora_classifier", score=0.99, least=0.0),
     _kind("poly", "poly", "routed_adapter", "Poly mixes skills by a router", r"poly_(router|lora)", score=0.99, least=0.0),
     _kind("adapterhub", "bottleneck", "bottleneck_adapter", "bottleneck adapters add layers to the model", r"\.adapters?\.[^.]+\.adapter_(down|up)|\.adapter_(down|up)\.|phm_rule", score=0.95),
-    _kind("lycoris", "lokr", _UNSUPPORTED, f"LyCORIS LoKr: {_LATER}", r"\.lokr_", score=0.95),
-    _kind("lycoris", "loha", _UNSUPPORTED, f"LyCORIS LoHa: {_LATER}", r"\.hada_", score=0.95),
-    _kind("lycoris", "oft", _UNSUPPORTED, f"LyCORIS OFT: {_LATER}", r"\.oft_(blocks|diag)", score=0.95),
-    _kind("lycoris", "glora", _UNSUPPORTED, f"LyCORIS GLoRA: {_LATER}", r"^lora_\w+\.(a1|a2|b1|b2)\.weight", score=0.95),
-    _kind("lycoris", "full", _UNSUPPORTED, f"LyCORIS dense differences: {_LATER}", r"^lora_\w+\.(diff|diff_b|w_norm|b_norm)$", score=0.93),
-    _kind("kohya", "lora", _UNSUPPORTED, f"LoRA of kohya's sd-scripts: {_LATER}", r"^lora_(unet|te\d?|transformer|prior)_\w+\.(lora_(down|up|mid)\.weight|alpha|dora_scale)$", score=0.94),
-    _kind("xlabs", "lora", _UNSUPPORTED, f"LoRA of XLabs for Flux: {_LATER}", r"_blocks\.\d+\.processor\.\w+_lora\d?\.(down|up)\.weight", score=0.96),
-    _kind("diffusers", "lora", _UNSUPPORTED, f"LoRA of diffusers: {_LATER}", r"\.processor\.to_\w+_lora\.(down|up)\.|\.lora_linear_layer\.(down|up)\.|\.lora\.(down|up)\.(weight|alpha)", score=0.95),
-    _kind("diffusers", "lora", _UNSUPPORTED, f"LoRA of diffusers or ComfyUI: {_LATER}", r"^(unet|text_encoder(_\d)?|transformer|diffusion_model)\.(?!h\.)(\w+_blocks?|blocks|layers|joint_blocks|text_model|encoder|single_\w+|double_\w+)\..*\.(lora_[AB]|lora_(down|up))\b", score=0.97),
-    _kind("comfyui", "lora", _UNSUPPORTED, f"LoRA with lora_down/lora_up keys: {_LATER}", r"\.lora_(down|up)\.weight$", score=0.85),
-    _kind("lora_diffusion", "lora", _UNSUPPORTED, f"LoRA of lora_diffusion (cloneofsimo): {_LATER}", r"^(unet|text_encoder|vae):\d+:(up|down)$", score=0.95),
+    _kind("comfyui", "lora", _UNSUPPORTED, "factors named lora_down and lora_up, of modules that no known model has", r"\.lora_(down|up)\.weight$", score=0.85),
     _kind("keras", "lora", _UNSUPPORTED, "LoRA of Keras: factors are numbered by layer, without names or alpha", r"lora_(kernel|embeddings)_[ab]$", score=0.95, hint="Save each layer's lora_kernel_a and lora_kernel_b as PEFT's lora_A and lora_B."),
     _kind("tensor-list", "lora", _UNSUPPORTED, "a bare list of matrices without names; perhaps factors of lora_diffusion", r"^\d+$", score=0.7, hint="Convert it to safetensors with the tool that wrote it."),
     _kind("adalora", "adalora", _UNSUPPORTED, "AdaLoRA without its configuration, which has the rank that scales it", r"\.lora_E\b", score=0.97, least=0.1, hint="Put adapter_config.json beside it."),

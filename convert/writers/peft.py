@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from adaptrix.convert.arrays import from_array
+from adaptrix.convert.diffusion.bare import KEY, without_component
 from adaptrix.convert.numeric import np
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
@@ -49,13 +50,15 @@ def write(adapter: Adapter) -> Written:
         return _as_it_is(adapter.carried)
     if not adapter.modules:
         raise Refused("an adapter without modules cannot be written", where="peft")
+    adapter, component = without_component(adapter)
     alphas = alphas_of(adapter.modules)
     config = _config(adapter, alphas)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     tensors = file_tensors(adapter)
+    metadata = {"format": "pt"} | ({KEY: component} if component else {})
     weights = encoded_file(
         "adapter_model.safetensors",
-        partial(safetensors_bytes, tensors, {"format": "pt"}),
+        partial(safetensors_bytes, tensors, metadata),
         media_types.WEIGHT_RAW,
     )
     settings = bytes_file("adapter_config.json", text.encode(), media_types.WEIGHT_CONFIG_RAW)

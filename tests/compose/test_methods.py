@@ -12,9 +12,11 @@ import torch
 from adaptrix.compose.combine import combine
 from adaptrix.compose.core import canonical, core_of
 from adaptrix.compose.elements import Elements, dense, in_basis
-from adaptrix.compose.inputs import groups
+from adaptrix.compose.inputs import Input, groups
+from adaptrix.compose.methods import find
 from adaptrix.compose.methods.della import keep_chances
 from adaptrix.compose.methods.election import dropped
+from adaptrix.compose.tensors import to_torch
 from adaptrix.schema.errors import UsageError
 
 conftest = sys.modules.get("tests.conftest") or sys.modules["conftest"]
@@ -212,6 +214,73 @@ def test_pico():
     close(merged("pico", (ONE, 1.0), (TWO, 1.0), (THREE, 1.0)), wanted)
 
 
+def test_core_space_as_published():
+    """Reference bases by SVD of all B and of all A; TIES on ``U^T B_t A_t V``."""
+    wanted = {}
+    for path in PATHS:
+        shares = [next(m for m in one.modules if m.path == path) for one in (ONE, TWO)]
+        bs = [m.scale.value * to_torch(m.b).double().numpy() for m in shares]
+        downs = [to_torch(m.a).double().numpy() for m in shares]
+        u, s, _ = np.linalg.svd(np.hstack(bs), full_matrices=False)
+        _, t, v = np.linalg.svd(np.vstack(downs), full_matrices=False)
+        u, v = u[:, s > 1e-10 * s[0]], v[t > 1e-10 * t[0]]
+        cores = [u.T @ b @ a @ v.T for b, a in zip(bs, downs, strict=True)]
+        wanted[path] = u @ _elect([_trim(m, 0.4) for m in cores], (1.0, 0.5)) @ v
+    pairs = [(ONE, 1.0), (TWO, 0.5)]
+    close(merged("core_space", *pairs, density=0.4), wanted)
+    close(merged("ties@core", *pairs, density=0.4), wanted)
+    with pytest.raises(UsageError, match="no space 'canonical'"):
+        merged("core_space@canonical", *pairs)
+
+
+def test_regmean_is_nearest_to_every_adapters_outputs():
+    wanted = {}
+    grams = [make.grams_of(one) for one in (ONE, TWO)]
+    for path, parts in dense_of(ONE, TWO).items():
+        gs = []
+        for table in grams:
+            g = to_torch(table[path]).numpy()
+            g = np.diag(g) if g.ndim == 1 else g
+            gs.append(0.7 * g + 0.3 * np.diag(np.diag(g)) + 1e-12 * np.eye(len(g)))
+        top = 0.6 * parts[0] @ gs[0] + 0.9 * parts[1] @ gs[1]
+        wanted[path] = np.linalg.solve(sum(gs), top.T).T
+    close(merged("regmean", (ONE, 0.6), (TWO, 0.9), alpha=0.7), wanted, 1e-5)
+    only = make.as_float64(make.adapter(7, paths=("model.layers.0.q",)))
+    # An adapter without the module has an update of zero on its own inputs.
+    got = merged("regmean", (ONE, 1.0), (only, 1.0), alpha=1.0)["model.layers.1.fc"]
+    part = make.deltas(ONE)["model.layers.1.fc"]
+    gs = [to_torch(make.grams_of(one)["model.layers.1.fc"]).numpy() for one in (ONE, only)]
+    np.testing.assert_allclose(
+        got, np.linalg.solve(sum(gs), (part @ gs[0]).T).T, rtol=1e-6, atol=1e-7
+    )
+
+
+def test_regmean_needs_grams_of_the_right_shape():
+    with pytest.raises(UsageError, match=r"model\.embed: regmean needs the Gram matrix"):
+        combine([Input(adapter=ONE), Input(adapter=TWO)], "regmean")
+    narrow = dict.fromkeys(PATHS, make.tensor(torch.eye(3)))
+    with pytest.raises(
+        UsageError, match=r"expected a Gram matrix of shape \(20, 20\), got \(3, 3\)"
+    ):
+        combine([Input(adapter=ONE, grams=narrow), Input(adapter=TWO, grams=narrow)], "regmean")
+
+
+def test_pico_before_another_method():
+    wanted = {}
+    for path, parts in dense_of(ONE, TWO).items():
+        u, s, _ = np.linalg.svd(np.hstack(parts), full_matrices=False)
+        alpha = 1 / (1 + s**2 / (s**2).sum())
+        (u1, s1, v1), (u2, s2, v2) = (_ranked(u @ np.diag(alpha) @ u.T @ p) for p in parts)
+        left, right = _polar(np.hstack([u1, u2])), _polar(np.hstack([v1, v2]))
+        total = left @ np.diag(np.r_[s1, s2]) @ right.T
+        wanted[path] = total * np.mean([np.linalg.norm(p) for p in parts]) / np.linalg.norm(total)
+    close(merged("pico+tsv_m", (ONE, 1.0), (TWO, 1.0)), wanted, 1e-7)
+    close(merged("pico+linear", (ONE, 0.5), (TWO, 2.0)), merged("pico", (ONE, 0.5), (TWO, 2.0)))
+    for name in ("pico+pico", "pico+ties@dense", "pico+compat:peft-linear", "pico+regmean"):
+        with pytest.raises(UsageError, match="pico cannot come before"):
+            merged(name, (ONE, 1.0), (TWO, 1.0))
+
+
 def test_iso_cts_has_equal_singular_values_and_keeps_the_common_directions():
     got = merged("iso_cts", (ONE, 1.0), (TWO, 1.0), common=0.5)
     for path, (a, b) in dense_of(ONE, TWO).items():
@@ -295,3 +364,12 @@ def test_pairs_and_signs():
     with pytest.raises(UsageError, match="opposite|cancel"):
         opposite = combine(make.inputs((ONE, -1.0)), "linear").adapter
         combine(make.inputs((ONE, 1.0), (opposite, 1.0)), "multislerp")
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("cat", "linear"), ("dare-ties", "dare_ties"), ("compat:peft-dare-ties", "compat:peft-dare_ties"),
+     ("compat:peft-cat", "compat:peft-cat"), ("pico+tsv-m", "pico+tsv_m"), ("ties@core", "ties")],
+)  # fmt: skip
+def test_names_as_people_write_them(written, name):
+    assert find(written)[0].name == name

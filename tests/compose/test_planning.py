@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from adaptrix.compose import threads
+from adaptrix.compose.arrays import float32_of
 from adaptrix.compose.inputs import Input
 from adaptrix.compose.planning import plan
 from adaptrix.compose.tensors import to_torch
+from adaptrix.compose.threads import one_blas_thread
 
 conftest = sys.modules.get("tests.conftest") or sys.modules["conftest"]
 make = conftest.load_helper("compose_makers", Path(__file__).parent / "makers.py")
@@ -71,7 +76,7 @@ def test_recommendations():
     assert plan(make.inputs((ONE, 1.0), (loud, 1.0), (THREE, 1.0))).method == "karcher"
     assert plan(make.inputs((ONE, 1.0), (scaled(ONE, 1.1), 1.0))).method == "model_stock"
     against = plan(make.inputs((ONE, 1.0), (scaled(ONE, -0.9), 1.0)))
-    assert against.method == "ties"
+    assert against.method == "tsv_m"
     assert set(against.at_risk) == {0, 1}
     only = make.adapter(4, paths=("model.layers.0.q",))
     apart = make.adapter(5, paths=("model.layers.0.v",))
@@ -85,3 +90,38 @@ def test_every_pair_is_there_for_every_class():
     wanted = set(itertools.product(((0, 1), (0, 2), (1, 2)), kinds))
     assert {((row.one, row.other), row.where) for row in found.pairs} == wanted
     assert torch.get_num_threads() >= 1
+
+
+def test_a_plan_needs_no_torch():
+    code = "import sys; import adaptrix.registry.planning; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn]
+)
+def test_values_without_torch_are_those_of_torch(dtype):
+    value = torch.linspace(-3, 3, 24).reshape(2, 3, 4).to(dtype)
+    got = float32_of(make.tensor(value, dtype))
+    assert np.array_equal(got, value.float().flatten(1).numpy())
+
+
+def test_numpy_multiplies_on_one_thread_within_and_as_before_after():
+    switch = threads._switch()
+    if switch is None:
+        pytest.skip("this numpy has no OpenBLAS of its own")
+    before = switch[0]()
+    with one_blas_thread():
+        assert switch[0]() == 1
+    assert switch[0]() == before
+
+
+def test_shared_factors_leave_the_root_nothing_to_divide_by():
+    """The same adapter twice: no Cholesky factor, and still the same figures."""
+    zero = scaled(ONE, 0.0)
+    found = plan(make.inputs((ONE, 1.0), (zero, 1.0)), rank=3)
+    assert found.loss == pytest.approx(0.0, abs=1e-6)
+    row = next(row for row in found.pairs if row.where == "all")
+    assert (row.cosine, row.sign_conflict, row.overlap) == (0.0, 0.0, pytest.approx(0.5, abs=1e-3))

@@ -27,18 +27,9 @@ SAMPLES = {
     ("xlora", "xlora"): ["base_model.internal_xlora_classifier.inner.0.weight"],
     ("poly", "poly"): ["base_model.model.q.poly_lora_A"],
     ("adapterhub", "bottleneck"): ["bert.encoder.layer.0.output.adapters.x.adapter_down.0.weight"],
-    ("lycoris", "lokr"): ["lora_unet_down_blocks_0_attentions_0_proj_in.lokr_w1"],
-    ("lycoris", "loha"): ["lora_unet_down_blocks_0_attentions_0_proj_in.hada_w1_a"],
-    ("lycoris", "oft"): ["lora_unet_mid_block_attentions_0_proj_in.oft_blocks"],
-    ("lycoris", "glora"): ["lora_unet_mid_block_attentions_0_proj_in.a1.weight"],
-    ("lycoris", "full"): ["lora_unet_mid_block_attentions_0_proj_in.diff"],
-    ("kohya", "lora"): ["lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight", "lora_unet_x.alpha"],
-    ("xlabs", "lora"): ["double_blocks.0.processor.qkv_lora1.down.weight"],
-    ("diffusers", "lora"): ["unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"],
-    ("comfyui", "lora"): ["blocks.0.self_attn.q.lora_down.weight"],
-    ("lora_diffusion", "lora"): ["unet:0:down", "unet:0:up"],
+    ("comfyui", "lora"): ["model.layers.0.self_attn.q_proj.lora_down.weight"],
     ("keras", "lora"): ["lora.0.lora_kernel_a"],
-    ("tensor-list", "lora"): ["0", "1"],
+    ("tensor-list", "lora"): ["0", "1", "2"],
     ("adalora", "adalora"): ["base_model.model.q.lora_A", "base_model.model.q.lora_B", "base_model.model.q.lora_E"],
     ("phi-4-multimodal", "full_checkpoint"): ["model.layers.0.mlp.down_proj.lora_A.speech.weight", "model.norm.weight"],
     ("ip-adapter", "ip_adapter"): ["ip_adapter.1.to_k_ip.weight"],
@@ -57,9 +48,30 @@ LLAMA = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_
          "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32}  # fmt: skip
 LLAMA_TARGETS = {"torchtune"}
 """Targets that have no place for Phi's modules."""
+DIFFUSION_TARGETS = {"kohya", "diffusers"}
+"""Targets that have a place for modules of diffusion models only."""
+UNET = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.{}"
+
+
+def diffusion():
+    """Stable Diffusion's UNet and text encoder, ranks and alphas of their own, a convolution."""
+    rng = np.random.default_rng(0)
+    shapes = {f"lora_unet_{UNET.format(tail)}": (320, 320) for tail in ("to_q", "to_k", "to_out.0")}
+    shapes |= {f"lora_te_text_model.encoder.layers.{i}.mlp.fc1": (3072, 768) for i in range(2)}
+    shapes["lora_unet_down_blocks.0.resnets.0.conv1"] = (320, 320, 3, 3)
+    tensors = {}
+    for i, (path, (out, *rest)) in enumerate(shapes.items()):
+        name, rank = path.replace(".", "_"), 2 + i % 2
+        ones = [1] * (len(rest) - 1)
+        tensors[f"{name}.lora_down.weight"] = rng.standard_normal((rank, *rest)).astype("f4")
+        tensors[f"{name}.lora_up.weight"] = rng.standard_normal((out, rank, *ones)).astype("f4")
+        tensors[f"{name}.alpha"] = np.array(1.1 * i + 1, "f4")
+    return folder({"sd.safetensors": save(tensors)})
 
 
 def plain(target=""):
+    if target in DIFFUSION_TARGETS:
+        return diffusion()
     rng = np.random.default_rng(0)
     tensors = {}
     for path in [p.replace("dense", "o_proj") for p in PATHS] if target in LLAMA_TARGETS else PATHS:
@@ -73,6 +85,8 @@ def plain(target=""):
 
 
 def base_of(target):
+    if target in DIFFUSION_TARGETS:
+        return ReadOptions()
     return ReadOptions(base_config=LLAMA if target in LLAMA_TARGETS else BASE)
 
 
@@ -107,7 +121,13 @@ def test_writing_and_reading_is_the_identity(target):
             assert bytes(other.b.load()) == bytes(module.b.load())
     # A fused pair has room for k and v too; they must be zero.
     assert all(not to_numpy_f64(m.b).any() for m in found.values())
-    assert again.adapter.family == adapter.family == ("llama" if target in LLAMA_TARGETS else "phi")
+    assert again.adapter.family == adapter.family == family_of(target)
+
+
+def family_of(target):
+    if target in DIFFUSION_TARGETS:
+        return "stable-diffusion"
+    return "llama" if target in LLAMA_TARGETS else "phi"
 
 
 @pytest.mark.parametrize("target", [f.name for f in FORMATS if f.write])
@@ -146,5 +166,14 @@ def test_every_tensor_is_accounted_for():
 
 def test_names_are_distinct_where_they_can_be_chosen():
     writable = [form.name for form in FORMATS if form.write]
-    assert writable == ["peft", "mlx", "gguf", "torchtune", "litgpt", "loralib"]
+    assert writable == [
+        "peft",
+        "mlx",
+        "gguf",
+        "torchtune",
+        "litgpt",
+        "loralib",
+        "kohya",
+        "diffusers",
+    ]
     assert all(form.name for form in FORMATS)

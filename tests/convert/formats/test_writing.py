@@ -73,7 +73,10 @@ def test_what_peft_cannot_say_is_refused():
     with pytest.raises(Refused, match="without modules"):
         write_adapter(adapter(), "peft")
     with pytest.raises(UsageError, match="no writer"):
-        write_adapter(adapter(two), "kohya")
+        write_adapter(adapter(two), "onnx")
+    for target in ("kohya", "diffusers"):
+        with pytest.raises(Refused, match="v is no module of a diffusion pipeline"):
+            write_adapter(adapter(two), target)
     assert {"peft", "mlx", "gguf", "phi-l2"} <= set(TARGETS)
 
 

@@ -1,0 +1,221 @@
+"""From the names in a file to canonical paths, for every way tools write them.
+
+A name is a prefix that says which network it is of, and the module: flat with ``_`` for dots
+(kohya) or dotted (diffusers, ComfyUI), in diffusers' naming or in the first code's. ``_``
+stands for a dot or for itself, so flat names are looked up among the module names of the
+real classes, never guessed; what is in no table is reported, what fits two is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from adaptrix.convert.diffusion import ldm
+from adaptrix.convert.diffusion.models import (
+    COMPONENTS,
+    NUMBER,
+    flattened,
+    numbers_in,
+    unflattened,
+)
+from adaptrix.convert.diffusion.natives import NATIVES, Row
+
+_FLAT = re.compile(r"(lora_(?:prior_)?unet|lora_transformer|lora_te[123]?|lycoris)_(.+)")
+_COMFY_TEXT = re.compile(r"text_encoders\.(clip_l|clip_g|t5xxl)\.transformer\.(.+)")
+_TEXT = {
+    "lora_te": "text_encoder", "lora_te1": "text_encoder", "clip_l": "text_encoder",
+    "lora_te2": "text_encoder_2", "clip_g": "text_encoder_2", "lora_te3": "text_encoder_3",
+    "t5xxl": "text_encoder_3",
+}  # fmt: skip
+_MAIN = ("unet", "transformer")
+_BARE = re.compile(
+    r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding|input_blocks"
+    r"|middle_block|output_blocks|time_embed|label_emb|(?:single_)?transformer_blocks"
+    r"|joint_blocks|(?:double|single)_blocks|blocks|final_layer|img_in|txt_in|time_in|vector_in"
+    r"|guidance_in|proj_out|x_embedder|context_embedder|time_text_embed|norm_out)\."
+)
+_OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one module of a file is in the canonical adapter.
+
+    Attributes:
+        paths: Canonical paths; several when the file's module is fused.
+        swapped: Whether the two halves of its rows are the other way round.
+        final_swapped: Whether they are when the layer has two parts, not six.
+        native: Whether the name is the first code's, not diffusers'.
+    """
+
+    paths: tuple[str, ...]
+    swapped: bool = False
+    final_swapped: bool = False
+    native: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Name:
+    """One name: the network (``""`` for the main one, not yet known which), and the module."""
+
+    component: str
+    path: str
+    flat: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """All names of a file.
+
+    Attributes:
+        found: Place by name in the file.
+        missing: Names that no table explains.
+        ambiguous: Names with more than one meaning.
+        naming: ``diffusers``, or the first code's naming: ``ldm``, ``flux`` …
+    """
+
+    found: Mapping[str, Place] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+    naming: str = "diffusers"
+
+
+def places(names: Iterable[str]) -> Places:
+    """Canonical places of all ``names`` of one file."""
+    parsed = {name: parse(name) for name in names}
+    main = [n for n in parsed.values() if n is not None and n.component in ("", *_MAIN)]
+    networks = _main_networks(main)
+    found: dict[str, Place] = {}
+    missing: list[str] = []
+    ambiguous: list[str] = []
+    for name, read in parsed.items():
+        options = {o for n in networks for o in _options(read, *n)} if read else set()
+        if len(options) == 1:
+            (found[name],) = options
+        else:
+            (ambiguous if options else missing).append(name)
+    return Places(
+        found=found, missing=tuple(missing), ambiguous=tuple(ambiguous), naming=networks[0][1]
+    )
+
+
+def parse(name: str) -> _Name | None:
+    """Take the prefix off; None for a name that is no diffusion model's."""
+    if match := _FLAT.fullmatch(name):
+        if "." in match[2]:
+            return None
+        component = _TEXT.get(match[1], "transformer" if match[1] == "lora_transformer" else "")
+        return _Name(component=component, path=match[2], flat=True)
+    if match := _COMFY_TEXT.fullmatch(name):
+        return _Name(component=_TEXT[match[1]], path=match[2], flat=False)
+    first, _, rest = name.partition(".")
+    if first in COMPONENTS and rest:
+        return _Name(component=first, path=_plain(rest, first), flat=False)
+    bare = name.removeprefix("model.").removeprefix("diffusion_model.")
+    if bare != name or _BARE.match(name + "."):
+        return _Name(component="", path=_plain(bare, "unet"), flat=False)
+    if name.startswith("text_model."):
+        return _Name(component="text_encoder", path=_plain(name, "text_encoder"), flat=False)
+    return None
+
+
+def _plain(path: str, component: str) -> str:
+    """Old attention processors: ``attn1.processor.to_out_lora`` is ``attn1.to_out.0``."""
+    if ".processor." in path and "_blocks." in path and re.search(r"_lora\d?$", path):
+        if re.match(r"(double|single)_blocks\.", path):
+            return path  # XLabs; its names say which of the two streams by lora1 and lora2
+        path = path.replace(".processor.", ".")
+    path = path.removesuffix("_lora")
+    head, _, last = path.rpartition(".")
+    if component.startswith("text_encoder") and last in _OLD_TEXT:
+        return f"{head}.{_OLD_TEXT[last]}"
+    return f"{path}.0" if last == "to_out" else path
+
+
+def _main_networks(names: list[_Name]) -> list[tuple[str, str]]:
+    """Components and namings that explain most names of the main network, equally well."""
+    stated = {n.component for n in names if n.component}
+    components = tuple(stated) if len(stated) == 1 else _MAIN
+    best: list[tuple[str, str]] = []
+    score = 0
+    for component in components:
+        for naming in ("diffusers", "ldm") if component == "unet" else ("diffusers", *NATIVES):
+            hits = sum(bool(_lookup(n, component, naming)) for n in names)
+            if hits and hits == score:
+                best.append((component, naming))
+            elif hits > score:
+                best, score = [(component, naming)], hits
+    return best or [(components[0], "diffusers")]
+
+
+def _options(name: _Name, main: str, naming: str) -> list[Place]:
+    """All places that a name can mean, given the main network of the file."""
+    component = name.component or main
+    if component in _MAIN:
+        found = _lookup(name, component, naming)
+        # Modules that both namings have, and files that mix them.
+        others = ("ldm",) if component == "unet" else ("diffusers",)
+        for other in others if not found else ():
+            found = _lookup(name, component, other)
+        if not found and name.component and not name.flat:
+            # The path is spelled out; a model that is in no table has it as well.
+            found = [Place(paths=(f"{component}.{name.path}",))]
+        return found
+    return _text(name, component, naming)
+
+
+def _lookup(name: _Name, component: str, naming: str) -> list[Place]:
+    flat = flattened(name.path)
+    if naming == "ldm":
+        converted = ldm.from_ldm(flat)
+        return _diffusers(component, converted) if converted else []
+    if naming == "diffusers":
+        found = _diffusers(component, flat)
+        exact = [p for p in found if p.paths == (f"{component}.{name.path}",)]
+        return exact or found
+    return [
+        _native(row, component, numbers)
+        for row in _rows_of(naming).get(NUMBER.sub("{}", flat), ())
+        if (numbers := numbers_in(row.native, flat)) is not None
+    ]
+
+
+@cache
+def _rows_of(naming: str) -> Mapping[str, tuple[Row, ...]]:
+    """Rows of a naming by their name with all numbers taken out."""
+    found: dict[str, tuple[Row, ...]] = {}
+    for row in NATIVES[naming]:
+        key = NUMBER.sub("{}", row.native)
+        found[key] = (*found.get(key, ()), row)
+    return found
+
+
+def _diffusers(component: str, flat: str) -> list[Place]:
+    return [Place(paths=(f"{component}.{path}",)) for path in sorted(unflattened(component, flat))]
+
+
+def _native(row: Row, component: str, numbers: tuple[str, ...]) -> Place:
+    bare = (path.lstrip("~?") for path in row.paths)
+    return Place(
+        paths=tuple(f"{component}.{path.format(*numbers)}" for path in bare),
+        swapped=row.paths[0].startswith("~"),
+        final_swapped=row.paths[0].startswith("?"),
+        native=True,
+    )
+
+
+def _text(name: _Name, component: str, naming: str) -> list[Place]:
+    path = name.path
+    t5 = path.startswith(("encoder.block.", "encoder_block_"))
+    if t5 and component == "text_encoder_3" and naming in ("flux", "xlabs"):
+        component = "text_encoder_2"  # tools number T5 third; in Flux's pipeline it is second
+    if not name.flat:
+        return [Place(paths=(f"{component}.{path}",))]
+    # All CLIPs have the same names, and so have all T5s, whatever table they are found in.
+    found: set[str] = set()
+    for other in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        found |= unflattened(other, path)
+    return [Place(paths=(f"{component}.{path}",)) for path in sorted(found)]
