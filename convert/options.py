@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 PHI_LAYOUTS = ("phi-l1", "phi-l2", "phi-l3", "phi-l4", "phi-l5")
 MERGED_LAYOUTS = ("merged-q", "merged-k", "merged-v", "merged-qk", "merged-qv", "merged-kv")
 """Which blocks of a merged q, k, v layer have factors, where neither file nor shape tells."""
-SOURCE_LAYOUTS = (*PHI_LAYOUTS, *MERGED_LAYOUTS)
+PEFT_LAYOUTS = ("peft-0.18", "peft-0.19.0", "peft-0.19.1")
+"""Which PEFT stacked the factors of MoE experts, where neither file nor shape tells."""
+SOURCE_LAYOUTS = (*PHI_LAYOUTS, *MERGED_LAYOUTS, *PEFT_LAYOUTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,12 @@ class ReadOptions:
     def phi_layout(self) -> str | None:
         """:attr:`source_layout` when it is one of Phi's."""
         return self.source_layout if self.source_layout in PHI_LAYOUTS else None
+
+    @property
+    def peft_version(self) -> str:
+        """Version that :attr:`source_layout` names, or ``""``."""
+        stated = self.source_layout in PEFT_LAYOUTS
+        return (self.source_layout or "").removeprefix("peft-") if stated else ""
 
     @property
     def merged_parts(self) -> tuple[str, ...]:

@@ -140,7 +140,16 @@ FAMILIES: tuple[Family, ...] = (
         "mixtral", 0.01, "model.", r"mixtral",
         _block(_DECODER, _QKV + "self_attn.o_proj h,q block_sparse_moe.gate ?,h "
                "block_sparse_moe.experts.{}.w1 i,h block_sparse_moe.experts.{}.w2 h,i "
-               "block_sparse_moe.experts.{}.w3 i,h"), _HEAD,
+               "block_sparse_moe.experts.{}.w3 i,h mlp.gate ?,h "
+               "mlp.experts.gate_up_proj 2i,h mlp.experts.down_proj h,i"), _HEAD,
+    ),
+    _family(
+        "qwen2_moe", 0.003, "model.", r"qwen[-_ ]?(1\.5|2)[-_]?moe",
+        _block(_DECODER, _QKV + "self_attn.o_proj h,q " + _GATED + "mlp.gate ?,h "
+               "mlp.experts.{}.gate_proj ?,h mlp.experts.{}.up_proj ?,h mlp.experts.{}.down_proj h,? "
+               "mlp.experts.gate_up_proj ?,h mlp.experts.down_proj h,? "
+               "mlp.shared_expert.gate_proj ?,h mlp.shared_expert.up_proj ?,h mlp.shared_expert.down_proj h,?"),
+        _HEAD,
     ),
     _family(
         "starcoder2", 0.005, "model.", r"starcoder2",

@@ -10,6 +10,7 @@ from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
 from adaptrix.convert.architecture.families import BY_NAME, Family, family_of_model_type
 from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.draft import Factors
+from adaptrix.convert.layouts.experts import base_path
 from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.adapter import Replacement
 from adaptrix.schema.report import Problem
@@ -76,7 +77,7 @@ def _fit_given(
 def _mismatches(factors: Sequence[Factors], family: Family, sizes: Dimensions) -> list[str]:
     found = []
     for pair in factors:
-        symbols = shape_of(family, pair.path)
+        symbols = shape_of(family, base_path(pair))
         if symbols is None:
             if pair.path.split(".")[0] not in {"score", "classifier"}:
                 found.append(f"{family.name} has no module {pair.path}")
