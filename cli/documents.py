@@ -96,10 +96,11 @@ class WeighDocument(TypedDict):
 
 
 class GramsDocument(TypedDict):
-    """``grams``."""
+    """``grams``; ``diagonal`` counts modules of which the diagonal alone was kept."""
 
     path: str
     modules: int
+    diagonal: int
     examples: int
     bytes: int
 

@@ -43,7 +43,18 @@ AlphaOption = Annotated[
 ]
 LayoutOption = Annotated[
     str | None,
-    typer.Option("--source-layout", help="Module naming: phi-l1 … phi-l5, transformers."),
+    typer.Option(
+        "--source-layout",
+        help="Where the file does not tell: phi-l1 … phi-l5, merged-qv …, peft-0.18.",
+    ),
+]
+TargetLayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target-layout",
+        help="Other names than those of the base's current class: split, transformers-4, "
+        "or a family such as llama or phi3.",
+    ),
 ]
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit on the Hub.")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 PHI_LAYOUTS = ("phi-l1", "phi-l2", "phi-l3", "phi-l4", "phi-l5")
 MERGED_LAYOUTS = ("merged-q", "merged-k", "merged-v", "merged-qk", "merged-qv", "merged-kv")
 """Which blocks of a merged q, k, v layer have factors, where neither file nor shape tells."""
-SOURCE_LAYOUTS = (*PHI_LAYOUTS, *MERGED_LAYOUTS)
+PEFT_LAYOUTS = ("peft-0.18", "peft-0.19.0", "peft-0.19.1")
+"""Which PEFT stacked the factors of MoE experts, where neither file nor shape tells."""
+SOURCE_LAYOUTS = (*PHI_LAYOUTS, *MERGED_LAYOUTS, *PEFT_LAYOUTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class ReadOptions:
         source_layout: ``--source-layout``: one of :data:`SOURCE_LAYOUTS`.
         base_config: Parsed ``config.json`` of ``--base``.
         base_name: Name of ``--base``, for messages.
+        base_is_complete: Whether :attr:`base_config` is a whole ``config.json``.
+        base_modules: ``(kind, out, in)`` by path of a base that had to be built to know it.
         check_values: Whether to read the tensors' bytes (NaN, all-zero B); headers are
             always checked.
         base_weights: Opens the weights of ``--base``, when they are on this machine.
@@ -37,6 +41,8 @@ class ReadOptions:
     source_layout: str | None = None
     base_config: Mapping[str, Json] | None = None
     base_name: str | None = None
+    base_is_complete: bool = True
+    base_modules: Mapping[str, tuple[str, int, int]] | None = None
     check_values: bool = True
     base_weights: Callable[[], BaseWeights] | None = None
     carry: bool = False
@@ -45,6 +51,12 @@ class ReadOptions:
     def phi_layout(self) -> str | None:
         """:attr:`source_layout` when it is one of Phi's."""
         return self.source_layout if self.source_layout in PHI_LAYOUTS else None
+
+    @property
+    def peft_version(self) -> str:
+        """Version that :attr:`source_layout` names, or ``""``."""
+        stated = self.source_layout in PEFT_LAYOUTS
+        return (self.source_layout or "").removeprefix("peft-") if stated else ""
 
     @property
     def merged_parts(self) -> tuple[str, ...]:

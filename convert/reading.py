@@ -8,7 +8,7 @@ always holds, and ``adapter`` is None exactly when something stands in the way. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from adaptrix.convert.architecture.detect import (
@@ -19,7 +19,7 @@ from adaptrix.convert.architecture.detect import (
     detect,
 )
 from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
-from adaptrix.convert.architecture.families import family_of_model_type
+from adaptrix.convert.architecture.families import family_named
 from adaptrix.convert.architecture.fit import Fit, check_fit
 from adaptrix.convert.architecture.known_bases import config_of, known_base
 from adaptrix.convert.checks import check_structure, check_values
@@ -31,11 +31,15 @@ from adaptrix.convert.formats.peft_config import parse_config
 from adaptrix.convert.formats.peft_methods import method_problem
 from adaptrix.convert.formats.recognised import is_sharded_state
 from adaptrix.convert.inspecting import inspection_of
+from adaptrix.convert.layouts.current import family_of_names
+from adaptrix.convert.layouts.experts import base_path
+from adaptrix.convert.layouts.heads import experts_of, heads_of
 from adaptrix.convert.layouts.naming import Named, canonical_names
 from adaptrix.convert.modules import adapted_modules
 from adaptrix.convert.options import SOURCE_LAYOUTS, ReadOptions
 from adaptrix.convert.source import AdapterFiles
 from adaptrix.convert.writers.heads import HEADS, KV_HEADS
+from adaptrix.convert.writers.peft_experts import EXPERTS
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import (
@@ -46,7 +50,7 @@ from adaptrix.schema.errors import (
     UsageError,
 )
 from adaptrix.schema.problems import PROBLEM_CODES, Severity
-from adaptrix.schema.report import Candidate, FormatReport, Inspection, Problem
+from adaptrix.schema.report import Candidate, Fidelity, FormatReport, Inspection, Problem
 
 __all__ = ["SOURCE_LAYOUTS", "ReadOptions", "Reading", "read_adapter", "refusal"]
 
@@ -109,7 +113,7 @@ def _with_known_base(options: ReadOptions) -> ReadOptions:
     base = known_base(options.base_name or "")
     if options.base_config is not None or base is None:
         return options
-    return replace(options, base_config=config_of(base))
+    return replace(options, base_config=config_of(base), base_is_complete=False)
 
 
 def _choose(contents: Contents) -> tuple[Format, Recognition] | None:
@@ -193,6 +197,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
     seen = _observations(draft)
     diffusion = detect_diffusion(seen, draft.architecture)
     detection = diffusion or _settled(detect(seen, claims), draft, options)
+    detection = _as_stated(detection, draft, claims.base_model_type)
     stopped = _stops(draft.problems)
     sound = not any(p.code in _BROKEN for p in draft.problems)
     family = "phi" if options.phi_layout and detection.family == UNKNOWN else detection.family
@@ -202,6 +207,8 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
     if sound and draft.factors:
         fit = check_fit(named.factors, named.replacements, family, draft.base_name, options)
     draft = _with(draft, [*named.problems, *fit.problems, *_family_problem(draft, detection)])
+    if not named.exact and draft.fidelity is Fidelity.EXACT:
+        draft = replace(draft, fidelity=Fidelity.ROUNDING)
     draft = _with(draft, _empty(draft))
     if not stopped and (draft.factors or draft.carried):
         draft = _with(draft, _values(draft, options))
@@ -217,10 +224,10 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
             format=report.name,
             layout=named.layout,
             method=draft.method,
-            task_type=named.task_type or ("" if diffusion else "CAUSAL_LM"),
+            task_type=named.task_type or ("" if diffusion else _task(draft, report.name)),
             needs_base=draft.needs_base,
             carried=draft.carried,
-            extra=named.extra | _heads(sizes),
+            extra=named.extra | _counts(family, options.base_config),
         )
     inspection = inspection_of(
         source=location,
@@ -235,11 +242,18 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
     return Reading(inspection=inspection, adapter=adapter)
 
 
-def _heads(sizes: Dimensions) -> dict[str, Json]:
-    """Head counts of ``--base``: some formats order rows by head, and no adapter has them."""
-    if sizes.heads is None:
+def _task(draft: Draft, format_name: str) -> str:
+    """PEFT's files may name none, for a model of any kind; other formats are of decoders."""
+    return "" if format_name == "peft" and not draft.task_type else "CAUSAL_LM"
+
+
+def _counts(family: str, config: Mapping[str, Json] | None) -> dict[str, Json]:
+    """Heads and experts of ``--base``: some formats count by them, and no adapter has them."""
+    if config is None:
         return {}
-    return {HEADS: sizes.heads, KV_HEADS: sizes.kv_heads or sizes.heads}
+    found = heads_of(family, dimensions_of(config), config)
+    counts = {HEADS: found.heads, KV_HEADS: found.groups, EXPERTS: experts_of(config)}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 _BROKEN = {"invalid_rank", "sharded_state", "shape_mismatch", "rank_mismatch"}
@@ -248,7 +262,7 @@ _BROKEN = {"invalid_rank", "sharded_state", "shape_mismatch", "rank_mismatch"}
 
 def _observations(draft: Draft) -> list[Observation]:
     seen = [
-        Observation(path=f.path, out_features=f.b.shape[0], in_features=f.a.shape[1])
+        Observation(path=base_path(f), out_features=f.b.shape[0], in_features=f.a.shape[1])
         for f in draft.factors
         if len(f.a.shape) == 2 and f.b.shape
     ]
@@ -259,7 +273,7 @@ def _observations(draft: Draft) -> list[Observation]:
 def _settled(detection: Detection, draft: Draft, options: ReadOptions) -> Detection:
     """``--base`` names the family of modules that no vocabulary has."""
     model_type = str((options.base_config or {}).get("model_type", ""))
-    known = family_of_model_type(model_type)
+    known = family_named(model_type)
     if detection.family != UNKNOWN or not model_type or known is not None or not draft.factors:
         return detection
     return replace(
@@ -267,6 +281,22 @@ def _settled(detection: Detection, draft: Draft, options: ReadOptions) -> Detect
         family=model_type,
         confidence=0.5,
         candidates=(Candidate(family=model_type, probability=0.5),),
+    )
+
+
+def _as_stated(detection: Detection, draft: Draft, stated: str) -> Detection:
+    """``--base`` decides where the names are its old ones, or a relative's."""
+    paths = [f.path for f in draft.factors]
+    family = family_of_names(detection.family, stated, paths)
+    if family == detection.family:
+        return detection
+    others = tuple(c for c in detection.candidates if c.family != family)
+    first = Candidate(family=family, probability=detection.confidence or 0.5)
+    return replace(
+        detection,
+        family=family,
+        confidence=first.probability,
+        candidates=(first, *others) if not detection.confidence else (first,),
     )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from adaptrix.convert.formats import FORMATS
+from adaptrix.convert.layouts.target import TARGET_LAYOUTS, in_layout
 from adaptrix.convert.tensor_file import tensor_chunks
 from adaptrix.convert.writers import phi_l2
 from adaptrix.convert.written import Written, WrittenFile
 from adaptrix.schema.adapter import Adapter, BaseRequirement
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import Refused, UsageError
+from adaptrix.schema.report import Fidelity
 
-__all__ = ["TARGETS", "Written", "WrittenFile", "tensors_digest", "write_adapter"]
+__all__ = ["TARGETS", "TARGET_LAYOUTS", "Written", "WrittenFile", "tensors_digest", "write_adapter"]
 
 _WRITERS = {form.name: form.write for form in FORMATS if form.write is not None} | {
     # PEFT's files for other code of the same model: a layout, not a format of its own.
@@ -24,12 +27,13 @@ TARGETS: tuple[str, ...] = tuple(sorted(_WRITERS))
 """Names that :func:`write_adapter` accepts."""
 
 
-def write_adapter(adapter: Adapter, format_name: str) -> Written:
+def write_adapter(adapter: Adapter, format_name: str, *, layout: str | None = None) -> Written:
     """The adapter in another format.
 
     Args:
         adapter: What to write.
         format_name: One of :data:`TARGETS`.
+        layout: One of :data:`TARGET_LAYOUTS`, or None for the base's current class.
 
     Raises:
         UsageError: no such format.
@@ -56,7 +60,17 @@ def write_adapter(adapter: Adapter, format_name: str) -> Written:
             code="unsupported_target",
             hint="Provide the initial adapter, or merge it into that base with PEFT.",
         )
-    return writer(adapter)
+    if layout is None:
+        return writer(adapter)
+    if layout not in TARGET_LAYOUTS:
+        raise UsageError(
+            f"no layout {layout[:40]!r}",
+            where="--target-layout",
+            hint=f"Choose one of {', '.join(TARGET_LAYOUTS)}.",
+        )
+    other, exact = in_layout(adapter, layout)
+    written = writer(other)
+    return written if exact else replace(written, fidelity=Fidelity.ROUNDING)
 
 
 def tensors_digest(adapter: Adapter) -> Digest:

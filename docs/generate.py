@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from adaptrix.cli.commands import COMMANDS, LATER
 from adaptrix.cli.documents import documents
 from adaptrix.cli.main import app
+from adaptrix.convert.layouts.renames import moves, renamed_families, transformers_version
 from adaptrix.schema import errors
 from adaptrix.schema.manifest import record_json_schema
 from adaptrix.schema.problems import PROBLEM_CODES
@@ -94,6 +95,31 @@ def _subclasses(kind: type[errors.AdaptrixError]) -> Iterator[type[errors.Adaptr
         yield from _subclasses(child)
 
 
+def renames_reference() -> str:
+    """docs/reference/renames.md."""
+    lines = [
+        "# Renamed modules",
+        "",
+        f"What transformers {transformers_version()} renamed, by model type, from its own tables",
+        "([how](../renames.md)). One old name of each kind is shown; layer numbers are `{}`.",
+        "",
+        "| model type | old names | old | today |",
+        "|---|---|---|---|",
+    ]
+    for family in renamed_families():
+        table = moves(family)
+        shown: dict[tuple[str, ...], tuple[str, str]] = {}
+        for old, move in table.items():
+            new = " ‖ ".join(move.to) or f"({move.obstacle}: not followed)"
+            share = f", block {move.part + 1} of {move.parts}" if move.parts > 1 else ""
+            kind = (old.partition("{}")[0], str(len(move.to)), move.obstacle, str(move.parts > 1))
+            shown.setdefault(kind, (f"`{old}`", f"`{new}`{share}"))
+        for number, (old, new) in enumerate(list(shown.values())[:4]):
+            first = f"| {family} | {len(table)} |" if not number else "| | |"
+            lines.append(f"{first} {old} | {new} |")
+    return "\n".join(lines) + "\n"
+
+
 def schemas() -> Iterator[tuple[str, str]]:
     """docs/schema/*.json."""
     yield "adapter-record.json", _json(record_json_schema())
@@ -127,6 +153,7 @@ def files() -> Iterator[tuple[Path, str]]:
     yield DOCS / "reference" / "cli.md", command_reference()
     yield DOCS / "reference" / "problems.md", problem_reference()
     yield DOCS / "reference" / "errors.md", error_reference()
+    yield DOCS / "reference" / "renames.md", renames_reference()
     for name, text in schemas():
         yield DOCS / "schema" / name, text
 

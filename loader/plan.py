@@ -10,6 +10,7 @@ from adaptrix.schema.adapter import (
     AdaptedModule,
     Adapter,
     BaseRequirement,
+    ModuleKind,
     ModulePath,
     Replacement,
     ReplacementRole,
@@ -155,8 +156,16 @@ def _misfits(structure: BaseStructure, entry: WeightedAdapter) -> Iterator[str]:
     adapter = entry.adapter
     if adapter.needs_base is BaseRequirement.RESIDUAL:
         yield f"{entry.name} was trained on a modified (residual) base"
+    slices = [m.path for m in adapter.modules if m.kind is ModuleKind.PARAMETER]
+    if slices:
+        yield (
+            f"{entry.name} adapts {len(slices)} slices of expert parameters, first {slices[0]}: "
+            "they can be converted and composed, and run by PEFT (adaptrix export --for peft)"
+        )
     for module in adapter.modules:
         shape = structure.modules.get(module.path)
+        if module.kind is ModuleKind.PARAMETER:
+            continue
         if shape is None:
             yield f"{entry.name}: the base has no module {module.path}"
         elif (shape.in_features, shape.out_features) != (module.in_features, module.out_features):

@@ -30,6 +30,7 @@ def convert(
     *,
     to: str,
     output: Path,
+    layout: str | None = None,
 ) -> ConvertReport:
     """See :meth:`Registry.convert`.
 
@@ -41,7 +42,7 @@ def convert(
     """
     log = recorded(existing_home, "convert", request.source, target=to)
     with nullcontext() if request.dry_run else log:
-        return _convert(existing_home, home, settings, request, to=to, output=output)
+        return _convert(existing_home, home, settings, request, to=to, output=output, layout=layout)
 
 
 def _convert(
@@ -52,12 +53,13 @@ def _convert(
     *,
     to: str,
     output: Path,
+    layout: str | None = None,
 ) -> ConvertReport:
     reading = read_source(existing_home, home, settings, request)
     note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
-    written = write_adapter(reading.adapter, to)
+    written = write_adapter(reading.adapter, to, layout=layout)
     single = len(written.files) == 1 and bool(output.suffix) and not output.is_dir()
     if not request.dry_run:
         with _reported(output):

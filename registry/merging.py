@@ -70,17 +70,24 @@ class Merging(ABC):
         )
 
     def plan(
-        self, inputs: Sequence[tuple[str, float] | Ingredient], *, rank: int | None = None
+        self,
+        inputs: Sequence[tuple[str, float] | Ingredient],
+        *,
+        rank: int | None = None,
+        base: BaseWeights | None = None,
+        bake_rank: int = 64,
     ) -> Plan:
         """What composing ``inputs`` would meet, without composing them.
 
         Args:
             inputs: Pairs of reference and weight, or ingredients with rules.
             rank: Rank to predict losses for; the greatest of any input by default.
+            base: Weights of the base, with which DoRA inputs are made plain.
+            bake_rank: Greatest rank of a module where that is not exact.
         """
         from adaptrix.registry.planning import plan  # noqa: PLC0415 - reads formats
 
-        return plan(self.home, _ingredients(inputs), rank=rank)
+        return plan(self.home, _ingredients(inputs), rank=rank, base=base, bake_rank=bake_rank)
 
     def rebase(
         self,

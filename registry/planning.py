@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from adaptrix.compose.inputs import Input
 from adaptrix.compose.planning import Plan
@@ -13,8 +14,18 @@ from adaptrix.registry.reports import StoredAdapter
 from adaptrix.schema.errors import UsageError
 from adaptrix.store.home import Home
 
+if TYPE_CHECKING:
+    from adaptrix.compose.baking import BaseWeights
 
-def plan(home: Home, inputs: Sequence[Ingredient], *, rank: int | None) -> Plan:
+
+def plan(
+    home: Home,
+    inputs: Sequence[Ingredient],
+    *,
+    rank: int | None,
+    base: BaseWeights | None = None,
+    bake_rank: int = 64,
+) -> Plan:
     """See :meth:`Registry.plan`.
 
     Raises:
@@ -26,13 +37,16 @@ def plan(home: Home, inputs: Sequence[Ingredient], *, rank: int | None) -> Plan:
     with home.lease():
         parents = [open_version(home, entry.reference) for entry in inputs]
         refuse_twice(parents)
-        return look_ahead(
-            [
+        if base is not None:
+            from adaptrix.registry.ingredients import prepare  # noqa: PLC0415 - imports torch
+
+            ready = [entry.input for entry in prepare(parents, inputs, base, bake_rank)]
+        else:
+            ready = [
                 Input(adapter=parent.adapter, weight=entry.weight, rules=entry.rules)
                 for parent, entry in zip(parents, inputs, strict=True)
-            ],
-            rank=rank,
-        )
+            ]
+        return look_ahead(ready, rank=rank)
 
 
 def refuse_twice(parents: Sequence[StoredAdapter]) -> None:

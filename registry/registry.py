@@ -150,16 +150,34 @@ class Registry(Sharing, Merging):
         base: str | None = None,
         alpha: float | None = None,
         source_layout: str | None = None,
+        target_layout: str | None = None,
         dry_run: bool = False,
     ) -> ConvertReport:
-        """Write a source or a stored version in another format to ``output``."""
+        """Write a source or a stored version in another format to ``output``.
+
+        Args:
+            source: Reference, path or hub id.
+            to: Format.
+            output: New folder or file.
+            base: Folder or id of the base model.
+            alpha: For files that store none.
+            source_layout: Which naming the file has, where it does not tell.
+            target_layout: Write other names and fused modules than those of the base's class.
+            dry_run: Write nothing.
+        """
         from adaptrix.registry.converting import convert  # noqa: PLC0415
 
         request = requests.PullRequest(
             source=source, base=base, alpha=alpha, source_layout=source_layout, dry_run=dry_run
         )
         return convert(
-            self._home_if_any, lambda: self.home, self.settings, request, to=to, output=output
+            self._home_if_any,
+            lambda: self.home,
+            self.settings,
+            request,
+            to=to,
+            output=output,
+            layout=target_layout,
         )
 
     def open(self, reference: str) -> StoredAdapter:

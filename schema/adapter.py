@@ -32,6 +32,8 @@ class ModuleKind(enum.StrEnum):
     CONV = "conv"
     """Convolution: ``A (r, in, *kernel)``, ``B (out, r, 1…)``."""
     PARAMETER = "parameter"
+    """One expert's slice of a stacked parameter, at ``<parameter>.<expert>``: ΔW is the slice
+    as stored, or its transpose where the class says ``is_transposed``; or a bare 2-D parameter."""
 
 
 class ScaleRule(enum.StrEnum):

@@ -11,11 +11,13 @@ import typer
 from adaptrix.cli.composing import base_weights, gram_files, ingredients, print_report
 from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
 from adaptrix.cli.output import Output
-from adaptrix.cli.parsing import setting, weighted
+from adaptrix.cli.parsing import setting
 from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
+    from adaptrix.compose.planning import Plan
     from adaptrix.registry.recipe_files import RecipeFile
+    from adaptrix.registry.registry import Registry
 
 GramsOption = Annotated[
     list[str] | None,
@@ -74,17 +76,17 @@ def compose(
     if methods:
         list_methods(out)
         return
+    written = _read(recipe, adapters or [])
+    inputs = ingredients(written, adapters or [], gram_files(grams or []))
     if plan:
-        print_plan(_read(recipe, adapters or []), adapters or [], rank, plot, home, out)
+        with _registry(home) as registry:
+            found = registry.plan(inputs, rank=rank, base=base_weights(base), bake_rank=bake_rank)
+        print_plan(found, [entry.reference for entry in inputs], plot, out)
         return
     if output is None:
         raise UsageError("no name for the result", where="compose", hint="Pass -o NAME.")
     given = _parameters(rank, energy, density, param or [])
-    written = _read(recipe, adapters or [])
-    inputs = ingredients(written, adapters or [], gram_files(grams or []))
-    from adaptrix.registry.registry import Registry  # noqa: PLC0415
-
-    with Registry(home) as registry:
+    with _registry(home) as registry:
         report = registry.compose(
             inputs,
             output=output,
@@ -113,9 +115,7 @@ def rebase(
 
     Example: adaptrix rebase mix
     """
-    from adaptrix.registry.registry import Registry  # noqa: PLC0415
-
-    with Registry(home) as registry:
+    with _registry(home) as registry:
         report = registry.rebase(
             reference,
             base=base_weights(base),
@@ -125,26 +125,13 @@ def rebase(
     print_report(report, Output(as_json=as_json, quiet=quiet))
 
 
-def print_plan(
-    written: RecipeFile | None,
-    adapters: Sequence[str],
-    rank: int | None,
-    plot: Path | None,
-    home: Path | None,
-    out: Output,
-) -> None:
+def print_plan(found: Plan, names: Sequence[str], plot: Path | None, out: Output) -> None:
     """Pairs, a heat map of the least cosines, the loss at a rank, one recommendation."""
     from adaptrix.cli.plan_lines import plan_lines, write_plot  # noqa: PLC0415
-    from adaptrix.registry.registry import Registry  # noqa: PLC0415
 
-    inputs = written.inputs if written else [weighted(text) for text in adapters]
-    with Registry(home) as registry:
-        found = registry.plan(inputs, rank=rank)
-    names = [entry.reference for entry in written.inputs] if written else [
-        weighted(text)[0] for text in adapters
-    ]  # fmt: skip
     fields = {name: getattr(found, name) for name in found.__slots__}
-    out.document({"adapters": names, **fields}, lines=plan_lines(found, names), ids=[found.method])
+    lines = plan_lines(found, names)
+    out.document({"adapters": list(names), **fields}, lines=lines, ids=[found.method])
     if plot is not None:
         write_plot(found, plot)
 
@@ -174,6 +161,12 @@ def list_methods(out: Output) -> None:
     lines.append("Methods that look at entries take NAME@SPACE: canonical, core, dense.")
     lines.append("pico+NAME weakens the directions that all updates share before NAME merges.")
     out.document({"rows": rows}, lines=lines, ids=list(METHODS))
+
+
+def _registry(home: Path | None) -> Registry:
+    from adaptrix.registry.registry import Registry  # noqa: PLC0415
+
+    return Registry(home)
 
 
 def _parameters(

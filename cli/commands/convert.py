@@ -16,6 +16,7 @@ from adaptrix.cli.options import (
     LayoutOption,
     QuietFlag,
     SourceArgument,
+    TargetLayoutOption,
 )
 from adaptrix.cli.output import Output, size_text
 
@@ -27,6 +28,7 @@ def convert(
     base: BaseOption = None,
     alpha: AlphaOption = None,
     source_layout: LayoutOption = None,
+    target_layout: TargetLayoutOption = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -47,6 +49,7 @@ def convert(
             base=base,
             alpha=alpha,
             source_layout=source_layout,
+            target_layout=target_layout,
             dry_run=dry_run,
         )
     line = (

@@ -80,6 +80,9 @@ def grams(
         list[str] | None,
         typer.Option("--with", help="Other adapter of the composition: its modules too."),
     ] = None,
+    widest: Annotated[
+        int, typer.Option(min=1, help="Wider modules give the diagonal alone.")
+    ] = 4096,
     base: BaseOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -105,9 +108,16 @@ def grams(
         everyone = [chosen.adapters[0].adapter, *along]
         paths = sorted({module.path for adapter in everyone for module in adapter.modules})
         session = Session.open(chosen.base, chosen.adapters)
-        size_bytes = write_grams(input_grams(session, shown, paths), output)
-    Output(as_json=as_json, quiet=quiet).document(
-        {"path": str(output), "modules": len(paths), "examples": len(shown), "bytes": size_bytes},
-        lines=[f"{output}: {len(paths)} modules, {len(shown)} examples, {size_bytes} bytes"],
-        ids=[str(output)],
+        found = input_grams(session, shown, paths, widest=widest)
+        size_bytes = write_grams(found, output)
+    diagonal = sum(gram.dim() == 1 for gram in found.values())
+    line = (
+        f"{output}: {len(paths)} modules, of {diagonal} the diagonal alone; "
+        f"{len(shown)} examples, {size_bytes} bytes"
     )
+    Output(as_json=as_json, quiet=quiet).document(
+        {"path": str(output), "modules": len(paths), "diagonal": diagonal,
+         "examples": len(shown), "bytes": size_bytes},
+        lines=[line],
+        ids=[str(output)],
+    )  # fmt: skip

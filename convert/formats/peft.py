@@ -17,6 +17,7 @@ from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
 from adaptrix.convert.formats.peft_initial import subtract_initial
 from adaptrix.convert.formats.peft_others import read_other_method
+from adaptrix.convert.formats.peft_parameters import parameters
 from adaptrix.convert.formats.peft_replacements import (
     VALUE_HEAD,
     Leftovers,
@@ -92,9 +93,11 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
     problems = (*problems, *found)
     factors, incomplete = _pair(groups, contents.tensors, config)
     lacking = {name for path in incomplete for name in groups[path].values()}
-    factors, scale_problems = _scaled(factors, config, options)
+    raw = parameters(factors, config, named_base(options, config.base_name), options)
+    factors, scale_problems = _scaled(raw.modules, config, options)
     factors, variant_problems = _varied(factors, groups, contents, config, options)
-    scale_problems += variant_problems
+    scale_problems += [*variant_problems, *raw.problems]
+    factors += raw.slices
     rest = replacements(contents.tensors, config, {f.path for f in factors})
     if ignored:
         message = f"{len(ignored)} tensors of {ignored[0].reason.partition(':')[0]} are left out"

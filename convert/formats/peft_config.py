@@ -36,10 +36,6 @@ _VARIANTS: Mapping[str, tuple[str, str]] = {
         "aLoRA acts only after its invocation tokens; as plain LoRA it would always act",
     ),
     "arrow_config": ("routed_adapter", "Arrow routes every token between several adapters"),
-    "target_parameters": (
-        "unsupported_method",
-        "factors of raw parameters (MoE experts) mean different things in PEFT 0.17 to 0.19",
-    ),
     "layer_replication": (
         "unsupported_method",
         "layer_replication numbers the layers of a base that was grown first",
@@ -62,6 +58,7 @@ class PeftConfig:
         bias: ``none``, ``all``, ``lora_only``.
         modules_to_save: Declared names.
         targets: ``target_modules`` when it is a list, else None.
+        parameters: ``target_parameters``: raw parameters, those of MoE experts among them.
         token_indices: Rows by module name (``""`` for the input embedding).
         enable_lora: Blocks of PEFT 0.2's merged linear layers.
         matching: ``new`` (0.14 and later), ``old``, or ``""`` when the file does not tell.
@@ -82,6 +79,7 @@ class PeftConfig:
     bias: str = "none"
     modules_to_save: tuple[str, ...] = ()
     targets: tuple[str, ...] | None = None
+    parameters: tuple[str, ...] = ()
     token_indices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     enable_lora: tuple[bool, ...] = ()
     matching: str = ""
@@ -117,6 +115,7 @@ def parse_config(config: Mapping[str, Json] | None) -> tuple[PeftConfig, tuple[P
         bias=_bias(good, problems),
         modules_to_save=_names(good, "modules_to_save", problems),
         targets=_targets(good, problems),
+        parameters=_names(good, "target_parameters", problems),
         token_indices=_token_indices(good, problems),
         enable_lora=tuple(flag is True for flag in _list(good.get("enable_lora"))),
         matching=_matching(config),

@@ -1,6 +1,7 @@
 """From the producer's module names to those of the current transformers class.
 
-Only Phi has several namings here. Which one a file uses follows from its keys; where keys
+Phi's namings are told apart here; what transformers renamed of other families, and fused or
+divided projections, are in :mod:`adaptrix.convert.layouts.current`. For Phi: Which one a file uses follows from its keys; where keys
 fit two of them (``layers.N.mlp.fc1`` alone), the rules are: an index equal to the number of
 layers means MixFormer (blocks 1…n), an index of 0 the headless current class (0…n−1), a
 stated task or class decides the rest, and otherwise the user is asked.
@@ -9,49 +10,28 @@ stated task or class decides the rest, and otherwise the user is asked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.architecture.detect import layer_indices
 from adaptrix.convert.architecture.dimensions import Dimensions
-from adaptrix.convert.architecture.known_bases import KNOWN_BASES, known_base
+from adaptrix.convert.architecture.known_bases import bases_of, known_base
 from adaptrix.convert.draft import Draft, Factors
 from adaptrix.convert.layouts import phi
+from adaptrix.convert.layouts.current import current_names
+from adaptrix.convert.layouts.named import Named
 from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.adapter import Replacement, ReplacementRole
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.report import Problem
 
 TRANSFORMERS = "transformers"
+__all__ = ["TRANSFORMERS", "Named", "canonical_names"]
 _RENAMED_TARGETS = {
     "Wqkv": ("q_proj", "k_proj", "v_proj"), "query_key_value": ("q_proj", "k_proj", "v_proj"),
     "out_proj": ("dense",), "o_proj": ("dense",), "linear": ("lm_head",), "wte": ("embed_tokens",),
 }  # fmt: skip
 _HEADLESS_TASKS = {"FEATURE_EXTRACTION"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
-    """A draft in canonical names.
-
-    Attributes:
-        layout: Name of the source's naming.
-        factors: Pairs under canonical paths; fused ones are split.
-        replacements: Absolute tensors under canonical names.
-        extra: The draft's settings in canonical names.
-        base_revision: As in the draft, ``""`` where it pinned the code of an old naming.
-        task_type: PEFT task type that fits the canonical paths, or ``""``.
-        problems: What is in the way, and what was renamed.
-        evidence: Why this layout.
-    """
-
-    layout: str
-    factors: tuple[Factors, ...]
-    replacements: tuple[Replacement, ...]
-    extra: dict[str, Json]
-    base_revision: str
-    task_type: str
-    problems: tuple[Problem, ...] = ()
-    evidence: tuple[str, ...] = ()
 
 
 def canonical_names(draft: Draft, family: str, sizes: Dimensions, options: ReadOptions) -> Named:
@@ -71,8 +51,12 @@ def canonical_names(draft: Draft, family: str, sizes: Dimensions, options: ReadO
         base_revision=draft.base_revision,
         task_type=draft.task_type,
     )
-    if draft.layout == "gguf" or (family != "phi" and options.phi_layout is None):
+    if draft.layout == "gguf":
         return unchanged
+    if family != "phi" and options.phi_layout is None:
+        known = named_base(options, draft.base_name)
+        sizes = known.sizes if sizes.heads is None else sizes
+        return current_names(unchanged, family, sizes, options)
     paths = [f.path for f in draft.factors] + [_module_of(r) for r in draft.replacements]
     sizes = _phi_sizes(draft, sizes)
     layout, evidence = _choose(paths, draft, sizes, options)
@@ -89,7 +73,7 @@ def _phi_sizes(draft: Draft, sizes: Dimensions) -> Dimensions:
         return sizes
     declared = known_base(draft.base_name)
     widths = {n for f in draft.factors for n in (f.a.shape[-1], f.b.shape[0]) if f.a.shape}
-    for base in (declared, *KNOWN_BASES):
+    for base in (declared, *bases_of("phi")):
         if base is not None and base.family == "phi" and base.dimensions.hidden in widths:
             return base.dimensions
     return sizes

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from adaptrix.convert.arrays import from_array
 from adaptrix.convert.diffusion.bare import KEY, without_component
+from adaptrix.convert.layouts.renames import has_experts, is_raw_weight
 from adaptrix.convert.numeric import np
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
+from adaptrix.convert.writers.peft_experts import CONVENTION, Stacks, check_plain, stacks
 from adaptrix.convert.writers.scales import Alphas, alphas_of, most_common, number
 from adaptrix.convert.writers.targets import target_modules
 from adaptrix.convert.written import Written
@@ -51,10 +54,12 @@ def write(adapter: Adapter) -> Written:
     if not adapter.modules:
         raise Refused("an adapter without modules cannot be written", where="peft")
     adapter, component = without_component(adapter)
-    alphas = alphas_of(adapter.modules)
-    config = _config(adapter, alphas)
+    folded = stacks(adapter)
+    plain = tuple(m for m in adapter.modules if m.kind is not ModuleKind.PARAMETER)
+    alphas = alphas_of((*plain, *folded.logical))
+    config = _config(replace(adapter, modules=(*plain, *folded.logical)), alphas)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    tensors = file_tensors(adapter)
+    tensors = file_tensors(adapter, folded)
     metadata = {"format": "pt"} | ({KEY: component} if component else {})
     weights = encoded_file(
         "adapter_model.safetensors",
@@ -87,11 +92,13 @@ def _as_it_is(carried: Carried) -> Written:
     )
 
 
-def file_tensors(adapter: Adapter) -> dict[str, LazyTensor]:
+def file_tensors(adapter: Adapter, folded: Stacks | None = None) -> dict[str, LazyTensor]:
     """Tensors under the names that PEFT's own saver gives them."""
     adapted = {str(module.path) for module in adapter.modules}
-    found: dict[str, LazyTensor] = {}
+    found = {_PREFIX + n: t for n, t in (folded or stacks(adapter)).tensors.items()}
     for module in adapter.modules:
+        if module.kind is ModuleKind.PARAMETER:
+            continue
         found.update({_PREFIX + n: t for n, t in module_tensors(module).items()})
         if KASA in adapter.extra:
             found[f"{_PREFIX}{module.path}.{DIAGONAL}"] = _diagonal(module)
@@ -112,6 +119,8 @@ def _key(replacement: Replacement, adapted: set[str]) -> str:
 
 def _config(adapter: Adapter, alphas: Alphas) -> dict[str, Json]:
     modules = adapter.modules
+    parameters = _parameters(adapter)
+    check_plain(modules, parameters.values())
     rank, alpha = most_common([(m.rank, alphas.values[m.path]) for m in modules])
     config: dict[str, Json] = {
         "peft_type": "LORA",
@@ -119,14 +128,18 @@ def _config(adapter: Adapter, alphas: Alphas) -> dict[str, Json]:
         "base_model_name_or_path": adapter.base_name or None,
         "r": rank,
         "lora_alpha": number(alpha),
-        "lora_dropout": _dropout(adapter),
-        "target_modules": list(target_modules(adapter)),
+        # PEFT cannot drop inputs of raw parameters, and refuses to try.
+        "lora_dropout": 0.0 if parameters else _dropout(adapter),
+        "target_modules": list(target_modules(_without(adapter, parameters))),
         "bias": _bias(adapter),
         "fan_in_fan_out": any(m.kind is ModuleKind.CONV1D for m in modules),
         "modules_to_save": _modules_to_save(adapter) or None,
         "inference_mode": True,
         "init_lora_weights": True,
     }
+    if parameters:
+        config["target_parameters"] = sorted(parameters.values())
+        config["peft_version"] = CONVENTION
     if adapter.base_revision:
         config["revision"] = adapter.base_revision
     if alphas.rslora:
@@ -135,9 +148,12 @@ def _config(adapter: Adapter, alphas: Alphas) -> dict[str, Json]:
         config["use_dora"] = True
     if _every_or_none(modules, "bias_delta"):
         config["lora_bias"] = True
-    ranks: dict[str, Json] = {m.path: m.rank for m in modules if m.rank != rank}
+    # PEFT looks a parameter up by its full name, a module by its path.
+    ranks: dict[str, Json] = {
+        parameters.get(m.path, m.path): m.rank for m in modules if m.rank != rank
+    }
     scaled: dict[str, Json] = {
-        p: number(value) for p, value in alphas.values.items() if value != alpha
+        parameters.get(p, p): number(value) for p, value in alphas.values.items() if value != alpha
     }
     if ranks:
         config["rank_pattern"] = _longest_first(ranks)
@@ -148,6 +164,33 @@ def _config(adapter: Adapter, alphas: Alphas) -> dict[str, Json]:
     if rows := _token_rows(adapter):
         config["trainable_token_indices"] = rows
     return config
+
+
+def _parameters(adapter: Adapter) -> dict[str, str]:
+    """Full parameter name by path, for what PEFT wraps as a parameter."""
+    return {
+        m.path: m.path if m.kind is ModuleKind.PARAMETER else f"{m.path}.weight"
+        for m in adapter.modules
+        if m.kind is ModuleKind.PARAMETER
+        or is_raw_weight(adapter.family, m.path)
+        or _is_caught(adapter.family, m.path)
+    }
+
+
+_OLD_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+
+
+def _is_caught(family: str, path: str) -> bool:
+    """Whether PEFT would take a target for one of its family's former experts.
+
+    Since 0.19 it maps every target that ends so to the stacked parameters, shared experts
+    and dense layers too (``_convert_peft_config_moe``); as a parameter it is left alone.
+    """
+    return path.rpartition(".")[2] in _OLD_EXPERTS and has_experts(family)
+
+
+def _without(adapter: Adapter, parameters: Mapping[str, str]) -> Adapter:
+    return replace(adapter, modules=tuple(m for m in adapter.modules if m.path not in parameters))
 
 
 def _residual(adapter: Adapter) -> dict[str, Json]:

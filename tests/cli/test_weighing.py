@@ -96,8 +96,14 @@ def test_regmean_from_gram_files(stocked, capsys):
     files = []
     for name, other in (("math", "code"), ("code", "math")):
         found = document(capsys, *gram_line(stocked, name, other))
-        assert found["modules"] == 20
+        assert (found["modules"], found["diagonal"]) == (20, 0)
         files += ["--grams", f"{name}={found['path']}"]
+    narrow = document(capsys, *gram_line(stocked, "math", "code")[:-1], stocked / "d.grams",
+                      "--widest", "300")  # fmt: skip
+    assert narrow["diagonal"] == 4  # fc2
+    wide, thin = load_file(stocked / "math.grams"), load_file(stocked / "d.grams")
+    fc2 = "model.layers.0.mlp.fc2"
+    torch.testing.assert_close(thin[fc2], wide[fc2].diagonal(), rtol=1e-4, atol=1e-4)
     path = "model.layers.0.self_attn.q_proj"
     grams = [load_file(stocked / f"{n}.grams")[path].double() for n in ("math", "code")]
     # An embedding's output normalised: the first layer's input needs no adapter.
@@ -171,6 +177,10 @@ def test_dora_needs_its_base_and_is_made_plain_with_it(stocked, dora, capsys):
     error = capsys.readouterr().err
     assert "model.layers.0" in error
     assert "--base" in error
+    assert run(["compose", "dora", "code", "--plan"]) == 1
+    capsys.readouterr()
+    planned = document(capsys, "compose", "dora", "code", "--plan", "--base", "sample")
+    assert planned["adapters"] == ["dora", "code"]
     made = document(capsys, "compose", "dora", "code", "-o", "mix", "--base", "sample")
     assert made["baked"] == [{"reference": "dora:latest", "modules": 16, "error": 0.0}]
     assert made["recipe"]["inputs"][0]["baked"]["base"] == "sample"

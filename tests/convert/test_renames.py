@@ -1,0 +1,102 @@
+"""The table of old names: what holds for every row, and what transformers itself says of some."""
+
+import pytest
+
+from adaptrix.convert.layouts.renames import (
+    anonymous,
+    fill,
+    former_owners,
+    has_experts,
+    is_raw_weight,
+    moves,
+    parse_move,
+    renamed_families,
+    slots,
+)
+
+FAMILIES = renamed_families()
+
+
+def test_there_are_many():
+    assert len(FAMILIES) > 150
+    for family in ("vit", "llava", "gemma3", "qwen2_vl", "mixtral", "qwen3_moe", "deepseek_v3"):
+        assert family in FAMILIES
+    assert moves("llama") == {}
+    assert moves("no such family") == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_are_consistent(family):
+    table = moves(family)
+    claimed = {}
+    for old, move in table.items():
+        assert move.obstacle or old not in move.to
+        holes = old.count("{}")
+        assert all(to.count("{}") == holes for to in move.to)
+        assert family in former_owners(anonymous(old.replace("{}", "0")))
+        if move.parts > 1:
+            claimed.setdefault((move.to[0], old.rpartition(".")[0]), []).append(move)
+    # The parts that are joined to one module are all there, each once.
+    for moves_of_one in claimed.values():
+        assert sorted(m.part for m in moves_of_one) == list(range(moves_of_one[0].parts))
+
+
+def test_slots_and_fill_are_inverse():
+    for path in (
+        "model.layers.3.mlp.experts.11.w1",
+        "encoder.block.0.2.attention.self.query",
+        "h.7.x",
+    ):
+        template, numbers = slots(path)
+        assert fill(template, numbers) == path
+    assert slots("layers.4.ffn.net.0.proj") == ("layers.{}.ffn.net.0.proj", ("4",))
+    assert former_owners("model.layers.{}.no_such_module") == ()
+
+
+def test_known_rows():
+    vit = moves("vit")["vit.encoder.layer.{}.attention.attention.query"]
+    assert vit.to == ("vit.layers.{}.attention.q_proj",)
+    up = moves("mixtral")["model.layers.{}.block_sparse_moe.experts.{}.w3"]
+    assert (up.to, up.part, up.parts) == (("model.layers.{}.mlp.experts.gate_up_proj.{}",), 1, 2)
+    assert "qwen2_vl" in former_owners("model.layers.{}.self_attn.q_proj")
+    assert is_raw_weight("mixtral", "model.layers.5.mlp.gate")
+    assert has_experts("qwen3_moe")
+    assert not has_experts("llava")
+    assert parse_move("!Transpose").obstacle == "Transpose"
+    assert parse_move("a|b").to == ("a", "b")
+
+
+@pytest.mark.parametrize("family", ["vit", "mixtral", "llava"])
+def test_transformers_loads_a_checkpoint_of_the_old_names(family):
+    """Every old name, given to transformers' own renaming, comes out as the new one."""
+    loading = pytest.importorskip("transformers.core_model_loading")
+    torch = pytest.importorskip("torch")
+    import transformers
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    classes = {
+        "vit": "ViTForImageClassification", "mixtral": "MixtralForCausalLM",
+        "llava": "LlavaForConditionalGeneration",
+    }  # fmt: skip
+    config = transformers.CONFIG_MAPPING[family](
+        **({} if family == "llava" else {"num_hidden_layers": 2})
+    )
+    with torch.device("meta"):
+        model = getattr(transformers, classes[family])(config)
+    state = dict(model.state_dict())
+    every = get_model_conversion_mapping(model, add_legacy=False)
+    renamings = [c for c in every if isinstance(c, loading.WeightRenaming)]
+    converters = [c for c in every if isinstance(c, loading.WeightConverter)]
+    checked = 0
+    for old, move in moves(family).items():
+        numbers = ["1"] * old.count("{}")
+        new, _ = loading.rename_source_key(
+            fill(old, numbers) + ".weight", renamings, converters, model.base_model_prefix, state
+        )
+        wanted = fill(move.to[0], numbers)
+        stacked = move.to[0].endswith(".{}") and not old.endswith(".{}")
+        full = wanted.rpartition(".")[0] if stacked else wanted + ".weight"
+        if full in state:
+            checked += 1
+            assert new == full
+    assert checked >= 3
