@@ -97,9 +97,11 @@ def _mode(chosen: Chosen, request: RunRequest) -> str:
 
 
 def _dry_run(chosen: Chosen, request: RunRequest, out: Output) -> int:
-    from adaptrix.loader.base import base_structure  # noqa: PLC0415
+    from adaptrix.loader.base import base_structure, parse_device, parse_dtype  # noqa: PLC0415
+    from adaptrix.loader.describe import describe_plans  # noqa: PLC0415
     from adaptrix.loader.plan import plan  # noqa: PLC0415
 
+    device, dtype = parse_device(request.device), parse_dtype(request.dtype)
     structure, mode = base_structure(chosen.base), _mode(chosen, request)
     known = {entry.name: entry for entry in chosen.adapters}
     plans = [
@@ -110,9 +112,8 @@ def _dry_run(chosen: Chosen, request: RunRequest, out: Output) -> int:
         )
         for weights in _distinct(chosen)
     ]
-    lines = [line for planned in plans for line in planned.lines()]
-    size = sum(planned.factor_bytes for planned in plans)
-    out.document({"plan": lines, "factor_bytes": size}, lines=lines)
+    document, lines = describe_plans(plans, structure, device, dtype)
+    out.document(document, lines=lines)
     return 0
 
 
