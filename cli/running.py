@@ -140,8 +140,7 @@ def _open(chosen: Chosen, request: RunRequest) -> Session:
 
 
 def _batch(session: Session, chosen: Chosen, jobs: Sequence[Job], size: int, out: Output) -> int:
-    rows, seconds = run_batch(session, jobs, chosen.digests, size, out)
-    checks = (session.check, *session.row_checks)
+    rows, seconds, checks = run_batch(session, jobs, chosen.digests, size, out)
     status = max(check.verdict.exit_status for check in checks)
     tokens = sum(row["tokens"] for row in rows)
     document = {
