@@ -201,10 +201,14 @@ class _Parser:
     def _class(self) -> Test:
         end = self.text.find("]", self.at + 1)
         inside = self.text[self.at : end]
-        if end < 0 or not re.fullmatch(r"\^?[\w.\-\\d]+", inside):
+        plain = re.fullmatch(r"\^?[\w.\-\\d]+", inside) and "--" not in inside
+        if end < 0 or not plain:
             raise _unsupported(self.text, "has a class that is not supported")
         self.at = end + 1
-        one = re.compile(f"[{inside}]")
+        try:
+            one = re.compile(f"[{inside}]")
+        except re.error as error:  # [z-a], or a backslash before the bracket
+            raise _unsupported(self.text, "has a class that is none") from error
         return lambda c: one.match(c) is not None
 
     def _repeat(self, begin_at: int, begin: int, end: int) -> tuple[int, int]:

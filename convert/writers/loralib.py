@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from adaptrix.convert.arrays import bits, content
+from adaptrix.convert.formats.peft_replacements import HEADS
 from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.files import bytes_file
 from adaptrix.convert.writers.scales import alpha_for, number
@@ -48,7 +49,9 @@ def write(adapter: Adapter) -> Written:
         tensors[f"{module.path}.lora_A"] = module.a
         tensors[f"{module.path}.lora_B"] = b
     for entry in adapter.replacements:
-        if entry.role not in (ReplacementRole.BIAS, ReplacementRole.MODULES_TO_SAVE):
+        head = HEADS & set(entry.parameter.split("."))
+        # Its own reader takes biases and classifiers; nothing would say what else this is.
+        if entry.role is not ReplacementRole.BIAS and not head:
             raise _refused(f"loralib saves no {entry.parameter}")
         tensors[entry.parameter] = entry.tensor
     if len(alphas) > 1 or len(flags) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from adaptrix.cli import main
 from adaptrix.cli.chatting import Chat
@@ -89,6 +91,22 @@ def test_a_batch_with_one_set_is_merged_and_json_is_one_document(adaptrix, tmp_p
     assert document["mode"] == "merged"
     assert document["rows"][0]["text"] == document["rows"][1]["text"]
     assert document["tokens"] == sum(row["tokens"] for row in document["rows"])
+
+
+@pytest.mark.parametrize("mode", ["merged", "attached"])
+def test_a_set_that_says_nothing_is_not_forgotten_by_later_rows(adaptrix, stocked, tmp_path, mode):
+    folder = Path(shutil.copytree(SAMPLES / "math", tmp_path / "zero"))
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({n: t * 0 if "lora_B" in n else t for n, t in tensors.items()}, file)
+    main.run(["pull", str(folder), "--as", f"zero-{mode}", "--home", str(stocked), "-q"])
+    lines = ({"prompt": MATH, "adapters": f"zero-{mode}"}, {"prompt": MATH}, {"prompt": CODE})
+    given = batch(tmp_path / "b.jsonl", *lines)
+    status, out, err = adaptrix("--adapters", "math", "--batch", given, "--batch-size", 2,
+                                "--mode", mode)  # fmt: skip
+    assert sum(line.startswith("{") for line in out.splitlines()) == 3
+    assert status == 3, err
+    assert "zero_module" in err
 
 
 @pytest.mark.parametrize(
@@ -232,18 +250,23 @@ def test_a_chat_remembers_where_there_is_a_template(monkeypatch, capsys):
     assert "it remembers" in capsys.readouterr().err
 
 
-def test_an_interrupt_keeps_what_was_said(stocked):
+@pytest.mark.parametrize("reader_leaves", [False, True])
+def test_an_interrupt_keeps_what_was_said(stocked, reader_leaves):
     process = subprocess.Popen(
         [sys.executable, "-m", "adaptrix.cli.main", "run", "--base", "sample", "-p", "problem :",
          "--temperature", "90", "--max-new-tokens", "230", "--home", str(stocked)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
-    first = process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    with process:
+        first = process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        if reader_leaves:
+            process.stdout.close()
+        rest = "" if reader_leaves else process.stdout.read()
+        err = process.stderr.read()
     assert process.returncode == 130, err
     assert first
-    assert out.endswith("\n")
+    assert reader_leaves or rest.endswith("\n")
     assert "the store is consistent" in err
     assert "Traceback" not in err
