@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-engines soak corpus fuzz check bench docs samples clean
+.PHONY: setup demo test test-engines soak corpus fuzz check bench docs samples catalogue clean
 
 setup: $(STAMP)
 
@@ -50,6 +50,9 @@ bench: setup
 
 docs: setup
 	$(BIN)/python docs/generate.py
+
+catalogue: setup
+	$(BIN)/python -m adaptrix.loader.catalogue
 
 samples: setup
 	$(BIN)/python -m adaptrix.samples.train

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from adaptrix.convert.architecture.families import family_named
 from adaptrix.convert.draft import Factors
 from adaptrix.schema.adapter import AdaptedModule, ModuleKind, ModulePath
-
-_CONV1D_LEAVES = {"c_attn", "c_proj", "c_fc", "q_attn"}
-_CONV1D_FAMILIES = {"gpt2"}
 
 
 def adapted_modules(
@@ -35,13 +33,13 @@ def adapted_modules(
 def module_kind(pair: Factors, family: str, *, fan_in_fan_out: bool) -> ModuleKind:
     """What a pair belongs to.
 
-    GPT-2's modules are Conv1D whatever the flag says: PEFT corrects a wrong flag when it
-    loads. In a family that is not known the flag is all there is.
+    A family's modules are what its class says, whatever the flag: PEFT corrects a wrong flag
+    when it loads. In a family that is not known the flag is all there is.
     """
     if pair.kind is not ModuleKind.LINEAR:
         return pair.kind
-    if family in _CONV1D_FAMILIES:
-        transposed = pair.path.rpartition(".")[2] in _CONV1D_LEAVES
-    else:
-        transposed = fan_in_fan_out and family in ("", "unknown")
+    known = family_named(family)
+    kinds = {shape.kind for shape in known.shapes(pair.path)} if known else set()
+    stated = fan_in_fan_out and family in ("", "unknown")
+    transposed = "conv1d" in kinds if kinds else stated
     return ModuleKind.CONV1D if transposed else ModuleKind.LINEAR

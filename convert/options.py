@@ -29,6 +29,8 @@ class ReadOptions:
         source_layout: ``--source-layout``: one of :data:`SOURCE_LAYOUTS`.
         base_config: Parsed ``config.json`` of ``--base``.
         base_name: Name of ``--base``, for messages.
+        base_is_complete: Whether :attr:`base_config` is a whole ``config.json``.
+        base_modules: ``(kind, out, in)`` by path of a base that had to be built to know it.
         check_values: Whether to read the tensors' bytes (NaN, all-zero B); headers are
             always checked.
         base_weights: Opens the weights of ``--base``, when they are on this machine.
@@ -39,6 +41,8 @@ class ReadOptions:
     source_layout: str | None = None
     base_config: Mapping[str, Json] | None = None
     base_name: str | None = None
+    base_is_complete: bool = True
+    base_modules: Mapping[str, tuple[str, int, int]] | None = None
     check_values: bool = True
     base_weights: Callable[[], BaseWeights] | None = None
     carry: bool = False

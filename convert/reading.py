@@ -20,7 +20,7 @@ from adaptrix.convert.architecture.detect import (
     detect,
 )
 from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
-from adaptrix.convert.architecture.families import family_of_model_type
+from adaptrix.convert.architecture.families import family_named
 from adaptrix.convert.architecture.fit import Fit, check_fit
 from adaptrix.convert.architecture.known_bases import config_of, known_base
 from adaptrix.convert.checks import check_structure, check_values
@@ -114,7 +114,7 @@ def _with_known_base(options: ReadOptions) -> ReadOptions:
     base = known_base(options.base_name or "")
     if options.base_config is not None or base is None:
         return options
-    return replace(options, base_config=config_of(base))
+    return replace(options, base_config=config_of(base), base_is_complete=False)
 
 
 def _choose(contents: Contents) -> tuple[Format, Recognition] | None:
@@ -274,7 +274,7 @@ def _observations(draft: Draft) -> list[Observation]:
 def _settled(detection: Detection, draft: Draft, options: ReadOptions) -> Detection:
     """``--base`` names the family of modules that no vocabulary has."""
     model_type = str((options.base_config or {}).get("model_type", ""))
-    known = family_of_model_type(model_type)
+    known = family_named(model_type)
     if detection.family != UNKNOWN or not model_type or known is not None or not draft.factors:
         return detection
     return replace(

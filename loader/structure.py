@@ -10,11 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from adaptrix.schema.adapter import ModuleKind, ModulePath
+from adaptrix.schema.errors import FormatError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,43 @@ def structure_of_config(config: PretrainedConfig, name: str) -> BaseStructure:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return structure_of(model, name)
+
+
+def modules_of_folder(folder: str) -> dict[str, tuple[str, int, int]]:
+    """``(kind, out, in)`` by path of the model that a folder's ``config.json`` describes.
+
+    Raises:
+        FormatError: transformers has no class for it, or the class does not take it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = _largest(config)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
+        raise FormatError(
+            f"no model can be built from it: {str(error).strip().partition(chr(10))[0][:200]}",
+            where=f"{folder}/config.json",
+            hint="Code from a repository is never run; a newer transformers may know the type.",
+        ) from error
+    found = {}
+    for path, module in model.named_modules():
+        shape = _shape(module)
+        if shape is not None:
+            found[path] = (shape.kind.value, shape.out_features, shape.in_features)
+    return found
+
+
+def _largest(config: PretrainedConfig) -> Any:
+    """The class that ``architectures`` names, else the first that takes the configuration."""
+    named = [getattr(transformers, name, None) for name in config.architectures or []]
+    with torch.device("meta"):
+        for model_class in named:
+            if isinstance(model_class, type) and issubclass(model_class, PreTrainedModel):
+                return model_class(config)
+        autos: tuple[Any, ...] = (
+            AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForImageTextToText, AutoModel,
+        )  # fmt: skip
+        fitting = [auto for auto in autos if type(config) in auto._model_mapping]
+        return (fitting or [AutoModel])[0].from_config(config)
 
 
 def structure_of(model: nn.Module, name: str) -> BaseStructure:

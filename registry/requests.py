@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptrix.convert.architecture.foreign import built
+from adaptrix.convert.architecture.shapes import BaseShapes
 from adaptrix.convert.options import ReadOptions
+from adaptrix.registry.base_config import config_path, read_config
 from adaptrix.registry.sources import locate
-from adaptrix.schema.canonical import Json
-from adaptrix.schema.errors import FormatError, NotFound
 from adaptrix.schema.reference import HubSource, PathSource
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from adaptrix.convert.base_weights import BaseWeights
     from adaptrix.registry.remotes import Place
-
-MAX_CONFIG_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,41 +44,28 @@ def read_options(request: PullRequest) -> ReadOptions:
     """How to read, from what was asked.
 
     Raises:
-        NotFound, FormatError: ``--base`` is a path without a readable ``config.json``.
+        NotFound, FormatError, RemoteError: ``--base`` has no readable ``config.json``.
     """
-    config, name = None, request.base
+    config, name, modules, path = None, request.base, None, None
     if request.base is not None:
-        path = _base_config_path(request.base)
+        path = config_path(request.base)
         if path is not None:
-            config = _read_json(path)
+            config = read_config(path)
+            if BaseShapes.of(config) is None:
+                modules = built(str(path.parent))
     return ReadOptions(
         alpha=request.alpha,
         source_layout=request.source_layout,
         base_config=config,
         base_name=name,
-        base_weights=_base_weights(request.base),
+        base_modules=modules,
+        base_weights=_base_weights(path),
         carry=request.carry,
     )
 
 
-def _base_config_path(base: str) -> Path | None:
-    from adaptrix.samples import BASE_DIR, BASE_NAME  # noqa: PLC0415
-
-    if base in {BASE_NAME, "sample"}:
-        return BASE_DIR / "config.json"
-    path = Path(base).expanduser()
-    if path.is_dir():
-        path /= "config.json"
-    if path.is_file():
-        return path
-    if base.startswith((".", "/", "~")) or base.endswith(".json"):
-        raise NotFound("no config.json of a base model there", where=base)
-    return None
-
-
-def _base_weights(base: str | None) -> Callable[[], BaseWeights] | None:
+def _base_weights(path: Path | None) -> Callable[[], BaseWeights] | None:
     """What opens the weights beside the base's ``config.json``; None where there are none."""
-    path = _base_config_path(base) if base is not None else None
     if path is None or not any(path.parent.glob("*.safetensors")):
         return None
     folder = path.parent
@@ -91,18 +77,6 @@ def _base_weights(base: str | None) -> Callable[[], BaseWeights] | None:
         return base_weights_of(open_path(folder))
 
     return opened
-
-
-def _read_json(path: Path) -> dict[str, Json]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise FormatError("too large for a configuration", where=str(path))
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON: {error}", where=str(path)) from error
-    if not isinstance(document, dict):
-        raise FormatError("expected an object", where=str(path))
-    return document
 
 
 def located(request: PullRequest, place: Place | None) -> HubSource | PathSource:

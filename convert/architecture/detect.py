@@ -1,50 +1,42 @@
-"""Which family is it? Bayes' rule over a small, explicit table.
+"""Which family is it? Bayes' rule over the catalogue.
 
-Each family has a prior (its share of public adapters) and a likelihood: a module name of
-its vocabulary weighs 0.1, the same name without the root that headless classes lack 0.03,
-a foreign name 1e-7; shapes that contradict each other 1e-3; a known base that fits 25 (all
-layers), 8 (up to the last) or 2; a base name with the family's words 60, a known base by name 200; the
-class that the producer names 1e4; the architecture that the content states, or ``--base``,
-1e6. ``unknown`` competes with 1e-4 for every name. A declared name is evidence, never proof:
-it cannot make up for keys that do not fit.
+A hypothesis is a family that has some of the names. Its probability is its share of public
+adapters, times what the evidence is worth (:mod:`~.weights`): names it does not have, names
+it has besides under the same short name, shapes that one configuration cannot give, known
+bases that fit, and what the source says of its base. ``unknown`` competes with every name. A
+declared name is evidence, never proof. Families with the same names and the same shapes come
+out with their shares: they cannot be told apart, and nothing is guessed.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from adaptrix.convert.architecture.dimensions import Dimensions, terms
-from adaptrix.convert.architecture.families import FAMILIES, Family, family_of_model_type
-from adaptrix.convert.architecture.known_bases import KNOWN_BASES, KnownBase, known_base
+from adaptrix.convert.architecture.evidence import Counts, by_names, by_shapes
+from adaptrix.convert.architecture.family import template
+from adaptrix.convert.architecture.hypotheses import hypotheses
+from adaptrix.convert.architecture.known_bases import KnownBase
+from adaptrix.convert.architecture.observed import (
+    Claims,
+    Observation,
+    Seen,
+    layer_indices,
+    seen_of,
+)
+from adaptrix.convert.architecture.popularity import share_of
+from adaptrix.convert.architecture.weights import RATIOS, UNKNOWN_NAME, UNKNOWN_PRIOR, logarithm
 from adaptrix.schema.report import Candidate
 
+__all__ = ["UNKNOWN", "Claims", "Detection", "Observation", "detect", "layer_indices", "template"]
+
 UNKNOWN = "unknown"
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|layer|blocks|block)\.(\d{1,5})(?=\.)")
 _SHOWN = 0.005
 _NAMED = 0.6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """One module: its path and the shape of its update; zeros where it is not known."""
-
-    path: str
-    out_features: int = 0
-    in_features: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
-    """What the source says about its base beyond its keys."""
-
-    base_name: str = ""
-    base_class: str = ""
-    architecture: str = ""
-    base_model_type: str = ""
+_NAMED_AMONG_TWINS = 0.8
+"""Where another family has the very same evidence, only popularity speaks: ask for more."""
+_HOPELESS = math.log(1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,52 +50,30 @@ class Detection:
     matches: tuple[KnownBase, ...]
 
 
-def template(path: str) -> str:
-    """``model.layers.3.mlp.fc1`` as ``model.layers.{}.mlp.fc1``."""
-    return _NUMBER.sub("{}", path)
-
-
-def layer_indices(paths: Iterable[str]) -> tuple[int, ...]:
-    """Distinct layer numbers in module paths, ascending."""
-    found = {int(match[1]) for path in paths if (match := _LAYER.search(path))}
-    return tuple(sorted(found))
-
-
-def shape_of(family: Family, path: str) -> str | None:
-    """Shape of module ``path`` in symbols, or None when the family has no such module."""
-    for name in (template(path), path):
-        for candidate in (name, family.root + name):
-            if candidate in family.modules:
-                return family.modules[candidate]
-    return None
-
-
 def detect(observations: Sequence[Observation], claims: Claims) -> Detection:
     """Weigh all families against each other and against ``unknown``."""
-    shapes = _distinct(observations)
-    indices = layer_indices(o.path for o in observations)
-    scores: dict[str, float] = {UNKNOWN: math.log(0.05) + len(shapes) * math.log(1e-4)}
-    matches: dict[str, tuple[KnownBase, ...]] = {}
-    for family in FAMILIES:
-        matches[family.name] = _fitting(family, shapes, indices)
-        scores[family.name] = _score(family, shapes, indices, claims, matches[family.name])
-    peak = max(scores.values())
-    weights = {name: math.exp(score - peak) for name, score in scores.items()}
-    total = sum(weights.values())
-    ranked = sorted(((w / total, n) for n, w in weights.items()), key=lambda p: (-p[0], p[1]))
+    seen = seen_of(observations)
+    if not seen.shapes:
+        return Detection(
+            family=UNKNOWN, confidence=0.0, candidates=(), matches=(),
+            evidence=_evidence(UNKNOWN, seen, (), claims),
+        )  # fmt: skip
+    counts, matches = weigh(seen, claims)
+    ranked = probabilities(scores_of(counts, len(seen.shapes)))
     best, name = ranked[0]
-    family_name = name if best >= _NAMED and shapes else UNKNOWN
+    twins = sum(found == counts.get(name) for found in counts.values()) > 1
+    family = name if best >= (_NAMED_AMONG_TWINS if twins else _NAMED) else UNKNOWN
     candidates = tuple(
-        Candidate(family=n, probability=round(p, 4))
+        Candidate(family=n, probability=math.floor(p * 1e4) / 1e4)
         for p, n in ranked[:8]
         if p >= _SHOWN and n != UNKNOWN
     )
     return Detection(
-        family=family_name,
-        confidence=round(best, 4) if family_name != UNKNOWN else 0.0,
-        candidates=candidates if shapes else (),
-        evidence=_evidence(family_name, shapes, matches.get(family_name, ()), claims),
-        matches=matches.get(family_name) or _of_all(matches, candidates if shapes else ()),
+        family=family,
+        confidence=math.floor(best * 1e4) / 1e4 if family != UNKNOWN else 0.0,
+        candidates=candidates,
+        evidence=_evidence(family, seen, matches.get(family, ()), claims),
+        matches=matches.get(family) or _of_all(matches, candidates),
     )
 
 
@@ -114,121 +84,43 @@ def _of_all(
     return tuple(base for c in candidates for base in matches.get(c.family, ()))[:8]
 
 
-Shapes = Mapping[str, frozenset[tuple[int, int]]]
+def weigh(seen: Seen, claims: Claims) -> tuple[dict[str, Counts], dict[str, tuple[KnownBase, ...]]]:
+    """The evidence of every family that is not hopeless, and the known bases that fit."""
+    found = hypotheses(seen)
+    counts = {name: by_names(entry, seen, claims) for name, entry in found.items()}
+    first = {name: math.log(share_of(name)) + logarithm(c) for name, c in counts.items()}
+    best = max(first.values(), default=0.0)
+    matches = {}
+    for name, score in first.items():
+        if score >= best + _HOPELESS:
+            shaped, matches[name] = by_shapes(found[name], seen, claims)
+            counts[name] |= shaped
+    return counts, matches
 
 
-def _distinct(observations: Sequence[Observation]) -> Shapes:
-    found: dict[str, set[tuple[int, int]]] = {}
-    for seen in observations:
-        path = seen.path if seen.path == "layers.0.wte" else template(seen.path)
-        found.setdefault(path, set()).add((seen.out_features, seen.in_features))
-    return {path: frozenset(shapes) for path, shapes in found.items()}
+def scores_of(
+    counts: Mapping[str, Counts], names: int, ratios: Mapping[str, float] = RATIOS
+) -> dict[str, float]:
+    """Log of each family's weight, and of ``unknown``'s for so many names."""
+    scores = {
+        name: math.log(share_of(name)) + logarithm(found, ratios) for name, found in counts.items()
+    }
+    scores[UNKNOWN] = math.log(UNKNOWN_PRIOR) + names * math.log(UNKNOWN_NAME)
+    return scores
 
 
-def _score(
-    family: Family,
-    shapes: Shapes,
-    indices: Sequence[int],
-    claims: Claims,
-    matches: Sequence[KnownBase],
-) -> float:
-    score = math.log(family.prior)
-    for path in shapes:
-        known = path in family.modules
-        headless = family.root + path in family.modules
-        score += math.log(0.1 if known else 0.03 if headless else 1e-7)
-    if not _consistent(family, shapes):
-        score += math.log(1e-3)
-    if matches:
-        score += math.log(max(_coverage(base, shapes, indices) for base in matches))
-    return score + math.log(_claimed(family, claims))
-
-
-def _coverage(base: KnownBase, shapes: Shapes, indices: Sequence[int]) -> float:
-    """How well the layers agree: trainers adapt all of them, or the last ones."""
-    layers = base.dimensions.layers
-    if layers is None or len(indices) == layers:
-        return 25.0
-    return 8.0 if indices and indices[-1] - _shift(shapes) == layers - 1 else 2.0
-
-
-def _shift(shapes: Shapes) -> int:
-    """The oldest naming of Phi numbers its blocks from 1."""
-    return int(any(path.startswith("layers.{}.mixer") for path in shapes))
-
-
-def _claimed(family: Family, claims: Claims) -> float:
-    factor = 1.0
-    declared = known_base(claims.base_name)
-    if declared is not None:
-        factor *= 200 if declared.family == family.name else 1
-    elif family.words.search(claims.base_name.replace("\\", "/").rstrip("/")[-120:]):
-        factor *= 60
-    compact = family.name.replace("-", "").replace("_", "").removesuffix("text")
-    if re.match(rf"{re.escape(compact)}(for|model|lm|\d*$)", claims.base_class.lower()):
-        factor *= 1e4
-    if family.name == "phi" and "mixformer" in claims.base_class.lower():
-        factor *= 1e4
-    if claims.architecture == family.name:
-        factor *= 1e6
-    stated = family_of_model_type(claims.base_model_type)
-    if stated is not None and stated.name == family.name:
-        factor *= 1e6
-    return factor
-
-
-def _consistent(family: Family, shapes: Shapes) -> bool:
-    """Whether one value per symbol explains every shape."""
-    values: dict[str, int] = {}
-    for path, found in shapes.items():
-        symbols = family.modules.get(path) or family.modules.get(family.root + path)
-        if symbols is None:
-            continue
-        if len(found) > 1 and "?" not in symbols:
-            return False
-        for size, side in zip(next(iter(found)), symbols.split(","), strict=True):
-            known = terms(side)
-            if len(known) != 1 or not size:
-                continue
-            factor, name = known[0]
-            if size % factor or values.setdefault(name, size // factor) != size // factor:
-                return False
-    return True
-
-
-def _fitting(family: Family, shapes: Shapes, indices: Sequence[int]) -> tuple[KnownBase, ...]:
-    if not any(size for found in shapes.values() for pair in found for size in pair):
-        return ()
-    return tuple(
-        base
-        for base in KNOWN_BASES
-        if base.family == family.name and _fits(family, base.dimensions, shapes, indices)
-    )
-
-
-def _fits(family: Family, sizes: Dimensions, shapes: Shapes, indices: Sequence[int]) -> bool:
-    if indices and sizes.layers is not None and indices[-1] - _shift(shapes) >= sizes.layers:
-        return False
-    checked = 0
-    for path, found in shapes.items():
-        symbols = family.modules.get(path) or family.modules.get(family.root + path)
-        if symbols is None:
-            return False
-        for shape in found:
-            for size, side in zip(shape, symbols.split(","), strict=True):
-                wanted = sizes.evaluate(side)
-                if wanted is not None and size:
-                    checked += 1
-                    # A vocabulary may have been resized by the trainer.
-                    if wanted != size and "v" not in side:
-                        return False
-    return checked > 0
+def probabilities(scores: Mapping[str, float]) -> list[tuple[float, str]]:
+    """Probability and name, the likeliest first."""
+    peak = max(scores.values())
+    masses = {name: math.exp(score - peak) for name, score in scores.items()}
+    total = sum(masses.values())
+    return sorted(((mass / total, n) for n, mass in masses.items()), key=lambda p: (-p[0], p[1]))
 
 
 def _evidence(
-    family: str, shapes: Shapes, matches: Sequence[KnownBase], claims: Claims
+    family: str, seen: Seen, matches: Sequence[KnownBase], claims: Claims
 ) -> tuple[str, ...]:
-    found = [f"modules {', '.join(sorted(shapes)[:6])}"] if shapes else []
+    found = [f"modules {', '.join(sorted(seen.shapes)[:6])}"] if seen.shapes else []
     if matches:
         found.append(f"shapes fit {', '.join(base.name for base in matches[:4])}")
     if claims.base_name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,13 +9,25 @@ from adaptrix.schema.canonical import Json
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "hidden": ("hidden_size", "n_embd", "d_model", "dim"),
-    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "hidden_dim"),
-    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers"),
+    "intermediate": (
+        "intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "hidden_dim",
+        "encoder_ffn_dim", "decoder_ffn_dim",
+    ),
+    "layers": (
+        "num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers",
+        "encoder_layers",
+    ),
     "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads", "decoder_attention_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
     "head_size": ("head_dim", "d_kv", "kv_channels"),
     "vocabulary": ("vocab_size",),
 }  # fmt: skip
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(other for other in group if other != name)
+    for group in _NAMES.values()
+    for name in group
+}
+"""Other names that configurations have for the same field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,34 +42,34 @@ class Dimensions:
     head_size: int | None = None
     vocabulary: int | None = None
 
-    def symbol(self, name: str) -> int | None:
-        """Value of one of the symbols ``h i q k v``."""
-        if name == "h":
-            return self.hidden
-        if name == "i":
-            return self.intermediate
-        if name == "v":
-            return self.vocabulary
-        heads = self.heads if name == "q" else self.kv_heads or self.heads
+    @property
+    def query_width(self) -> int | None:
+        """Heads × head size."""
+        return self._width(self.heads)
+
+    @property
+    def kv_width(self) -> int | None:
+        """Key/value heads × head size."""
+        return self._width(self.kv_heads or self.heads)
+
+    def _width(self, heads: int | None) -> int | None:
         size = self.head_size
         if size is None and self.hidden is not None and self.heads:
             size = self.hidden // self.heads
         return None if heads is None or size is None else heads * size
 
-    def evaluate(self, expression: str) -> int | None:
-        """Value of ``3h`` or ``q+2k``; None when a symbol is not known or it is ``?``."""
-        total = 0
-        for factor, name in terms(expression):
-            value = self.symbol(name)
-            if value is None:
-                return None
-            total += factor * value
-        return total or None
-
-
-def terms(expression: str) -> list[tuple[int, str]]:
-    """``q+2k`` as ``[(1, "q"), (2, "k")]``; ``?`` has no terms."""
-    return [(int(n or 1), s) for n, s in re.findall(r"(\d*)([hiqkv])", expression)]
+    def as_config(self) -> dict[str, Json]:
+        """The fields of a ``config.json`` that these dimensions are."""
+        values: dict[str, Json] = {
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_size,
+            "vocab_size": self.vocabulary,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def dimensions_of(config: Mapping[str, Json]) -> Dimensions:

@@ -1,126 +1,38 @@
-"""Model families as data: module names with the shapes of their weights, in symbols.
-
-A weight's shape is written ``out,in`` in the symbols of :class:`~.dimensions.Dimensions`:
-``h`` hidden, ``i`` intermediate, ``q`` query width (heads × head size), ``k`` key/value
-width, ``v`` vocabulary; ``3h`` and ``q+2k`` are sums of them; ``?`` is anything. Names are
-those of the transformers classes (5.x), or of the remote code where that came first.
-"""
+"""All families: transformers' model types from the catalogue, and those beside it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """One family.
-
-    Attributes:
-        name: transformers' ``model_type``, or a plain name.
-        prior: Share of public adapters that are made for it, roughly.
-        modules: Shape by module path, layer numbers written ``{}``.
-        root: First part of paths that a headless class lacks, e.g. ``model.``.
-        words: Matches base model names of the family.
-    """
-
-    name: str
-    prior: float
-    modules: Mapping[str, str]
-    root: str = ""
-    words: re.Pattern[str]
-
-
-def _family(name: str, prior: float, root: str, words: str, *groups: Mapping[str, str]) -> Family:
-    modules = {path: shape for group in groups for path, shape in group.items()}
-    pattern = re.compile(words, re.IGNORECASE)
-    return Family(name=name, prior=prior, modules=modules, root=root, words=pattern)
-
-
-def _block(prefix: str, rows: str) -> dict[str, str]:
-    """``"self_attn.q_proj q,h  mlp.fc1 i,h"`` under ``prefix``."""
-    words = rows.split()
-    return {f"{prefix}{n}": s for n, s in zip(words[::2], words[1::2], strict=True)}
-
-
-_DECODER = "model.layers.{}."
-_QKV = "self_attn.q_proj q,h self_attn.k_proj k,h self_attn.v_proj k,h "
-_GATED = "mlp.gate_proj i,h mlp.up_proj i,h mlp.down_proj h,i "
-_HEAD = _block("", "model.embed_tokens h,v lm_head v,h")
-_LLAMA = {**_block(_DECODER, _QKV + "self_attn.o_proj h,q " + _GATED), **_HEAD}
-_PHI_MLP = "mlp.fc1 i,h mlp.fc2 h,i "
-_PHI_OLD = "mixer.Wqkv 3h,h mixer.out_proj h,h " + _PHI_MLP
-_PHI = {
-    **_block(_DECODER, "self_attn.q_proj h,h self_attn.k_proj k,h self_attn.v_proj k,h "),
-    **_block(_DECODER, "self_attn.dense h,h self_attn.o_proj h,h " + _PHI_MLP),
-    **_block(_DECODER, "self_attn.query_key_value 3h,h"),
-    **_block("transformer.h.{}.", _PHI_OLD), **_block("h.{}.", _PHI_OLD),
-    **_block("layers.{}.", _PHI_OLD),
-    **_block("", "transformer.embd.wte h,v lm_head.linear v,h layers.0.wte h,v"), **_HEAD,
-}  # fmt: skip
-_GPT2 = {
-    **_block("transformer.h.{}.", "attn.c_attn 3h,h attn.c_proj h,h mlp.c_fc i,h mlp.c_proj h,i"),
-    **_block("", "transformer.wte h,v lm_head v,h"),
-}  # fmt: skip
-_BERT_BLOCK = (
-    "attention.self.query h,h attention.self.key h,h attention.self.value h,h "
-    "attention.output.dense h,h intermediate.dense i,h output.dense h,i "
-)
-_T5 = {
-    **_block("encoder.block.{}.layer.{}.SelfAttention.", "q q,h k q,h v q,h o h,q"),
-    **_block("encoder.block.{}.layer.{}.DenseReluDense.", "wi i,h wi_0 i,h wi_1 i,h wo h,i"),
-    **_block("decoder.block.{}.layer.{}.SelfAttention.", "q q,h k q,h v q,h o h,q"),
-    **_block("decoder.block.{}.layer.{}.EncDecAttention.", "q q,h k q,h v q,h o h,q"),
-    **_block("decoder.block.{}.layer.{}.DenseReluDense.", "wi i,h wi_0 i,h wi_1 i,h wo h,i"),
-    **_block("", "shared h,v lm_head v,h"),
-}
-_SEQ = "q_proj h,h k_proj h,h v_proj h,h out_proj h,h "
-_BART = {
-    **_block("model.encoder.layers.{}.self_attn.", _SEQ),
-    **_block("model.decoder.layers.{}.self_attn.", _SEQ),
-    **_block("model.decoder.layers.{}.encoder_attn.", _SEQ),
-    **_block("model.encoder.layers.{}.", "fc1 i,h fc2 h,i"),
-    **_block("model.decoder.layers.{}.", "fc1 i,h fc2 h,i"), **_block("", "lm_head v,h"),
-}  # fmt: skip
-_OPT = {
-    **_block("model.decoder.layers.{}.self_attn.", _SEQ),
-    **_block("model.decoder.layers.{}.", "fc1 i,h fc2 h,i"),
-    **_block("", "model.decoder.embed_tokens ?,v lm_head v,?"),
-}
-_CLIP_BLOCK = "self_attn.q_proj h,h self_attn.k_proj h,h self_attn.v_proj h,h self_attn.out_proj h,h mlp.fc1 i,h mlp.fc2 h,i"  # fmt: skip
-_UNET = {
-    f"{place}.transformer_blocks.{{}}.{module}": "?,?"
-    for place in ("down_blocks.{}.attentions.{}", "up_blocks.{}.attentions.{}", "mid_block.attentions.{}")
-    for module in (
-        *(f"attn{n}.{p}" for n in (1, 2) for p in ("to_q", "to_k", "to_v", "to_out.{}", "to_out")),
-        "ff.net.{}.proj", "ff.net.{}",
-    )
-}  # fmt: skip
-_VIT_OLD = _block(
-    "vit.encoder.layer.{}.",
-    "attention.attention.query h,h attention.attention.key h,h attention.attention.value h,h "
-    "attention.output.dense h,h intermediate.dense i,h output.dense h,i",
-)
-_WAV = _block(
-    "wav2vec2.encoder.layers.{}.",
-    "attention.q_proj h,h attention.k_proj h,h attention.v_proj h,h attention.out_proj h,h "
-    "feed_forward.intermediate_dense i,h feed_forward.output_dense h,i",
+from adaptrix.convert.architecture.catalogue import catalogue
+from adaptrix.convert.architecture.family import Family
+from adaptrix.convert.architecture.plain_families import (
+    FORMER_NAMES,
+    PLAIN_FAMILIES,
+    SAME_FAMILY,
 )
 
-
-def _encoder(root: str, layer: str = "encoder.layer.{}.") -> dict[str, str]:
-    return _block(f"{root}{layer}", _BERT_BLOCK)
+_PLAIN = {family.name: family for family in PLAIN_FAMILIES}
 
 
-def _fused(prefix: str, attention: str, mlp: str, rows: str) -> dict[str, str]:
-    return _block(
-        prefix,
-        f"{attention}.query_key_value {rows} {attention}.dense h,h "
-        f"{mlp}.dense_h_to_4h i,h {mlp}.dense_4h_to_h h,i",
-    )
+@cache
+def family_named(model_type: str) -> Family | None:
+    """The family of a ``config.json``'s ``model_type``, or of a plain name."""
+    name = SAME_FAMILY.get(model_type, model_type)
+    if name in _PLAIN:
+        return _PLAIN[name]
+    found = catalogue().family(name)
+    if found is None or name not in FORMER_NAMES:
+        return found
+    return replace(found, former=FORMER_NAMES[name])
 
 
+<<<<<<< HEAD
+def family_names() -> tuple[str, ...]:
+    """Every family's name, sorted."""
+    return tuple(sorted({*catalogue().types, *_PLAIN}))
+=======
 FAMILIES: tuple[Family, ...] = (
     _family("llama", 0.25, "model.", r"llama|vicuna|alpaca|smollm|deepseek-(coder|llm)", _LLAMA),
     _family("mistral", 0.10, "model.", r"mistral|zephyr-7b|openhermes", _LLAMA),
@@ -230,3 +142,4 @@ _SAME_NAMES = {"bigbird": "bert", "mixformer-sequential": "phi", "phi-msft": "ph
 def family_of_model_type(model_type: str) -> Family | None:
     """The family of a ``config.json``'s ``model_type``."""
     return BY_NAME.get(_SAME_NAMES.get(model_type, model_type))
+>>>>>>> main

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from adaptrix.convert.architecture.detect import layer_indices, shape_of
+from adaptrix.convert.architecture.base import given_modules
 from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
-from adaptrix.convert.architecture.families import BY_NAME, Family, family_of_model_type
+from adaptrix.convert.architecture.family import first_number, template
 from adaptrix.convert.architecture.known_bases import known_base
+from adaptrix.convert.architecture.observed import layer_indices
+from adaptrix.convert.architecture.shapes import BaseModules, ModuleSides, is_task_head
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.experts import base_path
 from adaptrix.convert.options import ReadOptions
@@ -16,6 +18,7 @@ from adaptrix.schema.adapter import Replacement
 from adaptrix.schema.report import Problem
 
 _MOST = 8
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +37,13 @@ def check_fit(
     options: ReadOptions,
 ) -> Fit:
     """Compare with ``--base`` when given, else with the declared base when it is known."""
-    config = options.base_config
-    if config is not None:
+    if options.base_config is not None:
         return _fit_given(factors, replacements, family, options)
     base = known_base(declared)
     if base is None:
         return Fit(compatible=None)
-    wrong = _mismatches(factors, BY_NAME[base.family], base.dimensions)
-    if family not in (base.family, "unknown"):
+    wrong = _mismatches(factors, base.shapes, layers=base.dimensions.layers)
+    if family not in (base.family, _UNKNOWN):
         wrong = [f"modules are those of {family}, {base.name} is {base.family}", *wrong]
     if not wrong:
         return Fit(compatible=True)
@@ -55,63 +57,103 @@ def _fit_given(
     family: str,
     options: ReadOptions,
 ) -> Fit:
-    config = options.base_config or {}
-    model_type = str(config.get("model_type", ""))
-    name = options.base_name or model_type or "the base"
-    base_family = family_of_model_type(model_type)
-    if base_family is None:
+    base = given_modules(options)
+    if base is None:
         return Fit(compatible=None)
+    name = options.base_name or base.family_name or "the base"
     wrong = []
-    if family not in (base_family.name, "unknown"):
-        wrong.append(f"modules are those of {family}, {name} is {base_family.name}")
-    sizes = dimensions_of(config)
-    wrong += _mismatches(factors, base_family, sizes)
-    wrong += _wrong_replacements(replacements, base_family, sizes)
+    if family not in (base.family_name, _UNKNOWN):
+        wrong.append(f"modules are those of {family}, {name} is {base.family_name}")
+    sizes = dimensions_of(options.base_config or {})
+    wrong += _mismatches(factors, base, layers=sizes.layers)
+    wrong += _wrong_replacements(replacements, base)
     problems = [Problem.of("wrong_base", text) for text in wrong[:_MOST]]
     resized = [_resized(r, sizes) for r in replacements]
     problems += [Problem.of("replaces_base_weights", text) for text in resized if text]
-    problems += _missing_layers(factors, sizes)
+    problems += _missing_layers(factors, base, sizes)
     return Fit(compatible=not wrong, problems=tuple(problems))
 
 
-def _mismatches(factors: Sequence[Factors], family: Family, sizes: Dimensions) -> list[str]:
+def _mismatches(factors: Sequence[Factors], base: BaseModules, *, layers: int | None) -> list[str]:
     found = []
     for pair in factors:
+<<<<<<< HEAD
+        expected = [module for module in base.sides(pair.path) if len(module.sides) == 2]
+        if not base.sides(pair.path):
+            if not is_task_head(pair.path):
+                found.append(f"{base.family_name} has no module {pair.path}")
+=======
         symbols = shape_of(family, base_path(pair))
         if symbols is None:
             if pair.path.split(".")[0] not in {"score", "classifier"}:
                 found.append(f"{family.name} has no module {pair.path}")
+>>>>>>> main
             continue
-        wanted = [sizes.evaluate(side) for side in symbols.split(",")]
-        got = [pair.b.shape[0], pair.a.shape[1]]
-        if any(w is not None and w != g for w, g in zip(wanted, got, strict=True)):
-            shown = "×".join("?" if w is None else str(w) for w in wanted)
+        got = (pair.b.shape[0], pair.a.shape[1])
+        if expected and not any(module.fits(got) for module in expected):
+            shown = " or ".join(dict.fromkeys(map(_shown, expected)))
             found.append(f"{pair.path} is {got[0]}×{got[1]}, the base has {shown}")
-    indices = layer_indices(pair.path for pair in factors)
-    if indices and sizes.layers is not None and indices[-1] >= sizes.layers:
-        found.insert(0, f"layer {indices[-1]}, the base has {sizes.layers}")
-    return found
+    return _outside(factors, base, layers=layers) + found
 
 
-def _wrong_replacements(
-    replacements: Iterable[Replacement], family: Family, sizes: Dimensions
-) -> list[str]:
+def _shown(module: ModuleSides) -> str:
+    return "×".join("?" if side is None else str(side) for side in module.sides)
+
+
+def _outside(factors: Sequence[Factors], base: BaseModules, *, layers: int | None) -> list[str]:
+    """The highest number of a name that the base does not repeat so often."""
+    highest: dict[str, tuple[int, str]] = {}
+    for pair in factors:
+        span = first_number(pair.path)
+        if span is not None:
+            number = int(pair.path[slice(*span)])
+            name = template(pair.path)
+            if name not in highest or number > highest[name][0]:
+                highest[name] = number, pair.path
+    found: dict[str, None] = {}
+    for number, path in highest.values():
+        count = base.repetitions(path)
+        if count is None and layer_indices([path]) == (number,):
+            count = layers
+        if count is not None and number >= count:
+            found[f"layer {number}, the base has {count}"] = None
+    return list(found)
+
+
+def _wrong_replacements(replacements: Iterable[Replacement], base: BaseModules) -> list[str]:
     found = []
     for entry in replacements:
         module, _, leaf = entry.parameter.rpartition(".")
-        symbols = shape_of(family, module)
-        if symbols is None or leaf != "weight" or len(entry.tensor.shape) != 2:
+        expected = base.sides(module)
+        shape = entry.tensor.shape
+        if not expected or leaf != "weight" or len(shape) != 2:
             continue
-        # Tables of a resized vocabulary keep their width.
-        sides = symbols.split(",")
-        if entry.parameter.endswith("embed_tokens.weight"):
-            sides = sides[::-1]
-        for side, got in zip(sides, entry.tensor.shape, strict=True):
-            wanted = sizes.evaluate(side)
-            if "v" not in side and wanted is not None and wanted != got:
-                shape = list(entry.tensor.shape)
-                found.append(f"{entry.parameter} is {shape}, the base has width {wanted}")
+        if not any(_replaces(wanted, shape) for wanted in expected):
+            widths = dict.fromkeys(_width(wanted, shape) for wanted in expected)
+            width = " or ".join(str(width) for width in widths)
+            found.append(f"{entry.parameter} is {list(shape)}, the base has width {width}")
     return found
+
+
+def _replaces(wanted: ModuleSides, shape: Sequence[int]) -> bool:
+    """Tables of a resized vocabulary keep their width."""
+    return not _differing(wanted, shape)
+
+
+def _width(wanted: ModuleSides, shape: Sequence[int]) -> int | None:
+    differing = _differing(wanted, shape)
+    return differing[0] if differing else None
+
+
+def _differing(wanted: ModuleSides, shape: Sequence[int]) -> list[int]:
+    sides = list(zip(wanted.sides, wanted.resizable, strict=True))
+    if wanted.kind == "embedding":
+        sides.reverse()
+    return [
+        side
+        for (side, resizable), got in zip(sides, shape, strict=False)
+        if side is not None and not resizable and side != got
+    ]
 
 
 def _resized(replacement: Replacement, sizes: Dimensions) -> str:
@@ -123,13 +165,16 @@ def _resized(replacement: Replacement, sizes: Dimensions) -> str:
     return f"{name} has {shape[0]} rows, the base's vocabulary {sizes.vocabulary}"
 
 
-def _missing_layers(factors: Sequence[Factors], sizes: Dimensions) -> list[Problem]:
+def _missing_layers(
+    factors: Sequence[Factors], base: BaseModules, sizes: Dimensions
+) -> list[Problem]:
     indices = layer_indices(pair.path for pair in factors)
-    if sizes.layers is None or not indices or len(indices) >= sizes.layers:
+    layers = sizes.layers
+    if layers is None and factors:
+        layers = base.repetitions(factors[0].path)
+    if layers is None or not indices or len(indices) >= layers or indices[-1] >= layers:
         return []
-    if indices[-1] >= sizes.layers:
-        return []
-    missing = sorted(set(range(sizes.layers)) - set(indices))
-    message = f"no tensors for {len(missing)} of {sizes.layers} layers, first layer {missing[0]}"
+    missing = sorted(set(range(layers)) - set(indices))
+    message = f"no tensors for {len(missing)} of {layers} layers, first layer {missing[0]}"
     hint = "Nothing to do when only some layers were trained."
     return [Problem.of("unused_target", message, hint=hint)]

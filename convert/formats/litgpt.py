@@ -133,7 +133,7 @@ def _split(
 
 
 def _sizes(base: NamedBase) -> tuple[int, int, int] | None:
-    q, k = base.sizes.symbol("q"), base.sizes.symbol("k")
+    q, k = base.sizes.query_width, base.sizes.kv_width
     return (q, k, k) if q and k else None
 
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from adaptrix.convert.architecture.base import NamedBase
-from adaptrix.convert.architecture.detect import shape_of
-from adaptrix.convert.architecture.families import family_of_model_type
 from adaptrix.convert.arrays import from_array, take_columns, take_rows, to_numpy_f64, transpose
 from adaptrix.convert.computed import (
     Array,
@@ -189,11 +187,7 @@ def _vera_drawn(rank: int, context: Context) -> tuple[LazyTensor, LazyTensor] | 
 
 def _width(context: Context, out_features: int) -> int | None:
     """Inputs of the module in the known base, when its outputs agree with the file."""
-    family = family_of_model_type(context.base.family)
-    symbols = shape_of(family, context.path) if family else None
-    if symbols is None:
-        return None
-    out, into = (context.base.sizes.evaluate(side) for side in symbols.split(","))
+    out, into = context.base.shape(context.path)
     return into if out == out_features else None
 
 

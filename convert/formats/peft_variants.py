@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from adaptrix.convert.architecture.base import NamedBase
-from adaptrix.convert.architecture.detect import shape_of
-from adaptrix.convert.architecture.families import family_of_model_type
 from adaptrix.convert.arrays import bits, content, take_columns
 from adaptrix.convert.computed import scaled_columns
 from adaptrix.convert.contents import CONFIG_NAME, Contents
@@ -162,9 +160,7 @@ def _unpooled(factors: Factors, group: int, base: NamedBase) -> Factors | Proble
 
 
 def _width(path: str, base: NamedBase) -> int | None:
-    family = family_of_model_type(base.family)
-    symbols = shape_of(family, path) if family else None
-    return base.sizes.evaluate(symbols.split(",")[1]) if symbols else None
+    return base.shape(path)[1]
 
 
 def _count(value: Json) -> int:

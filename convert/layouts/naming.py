@@ -15,7 +15,7 @@ from dataclasses import replace
 from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.architecture.detect import layer_indices
 from adaptrix.convert.architecture.dimensions import Dimensions
-from adaptrix.convert.architecture.known_bases import KNOWN_BASES, known_base
+from adaptrix.convert.architecture.known_bases import bases_of, known_base
 from adaptrix.convert.draft import Draft, Factors
 from adaptrix.convert.layouts import phi
 from adaptrix.convert.layouts.current import current_names
@@ -73,7 +73,7 @@ def _phi_sizes(draft: Draft, sizes: Dimensions) -> Dimensions:
         return sizes
     declared = known_base(draft.base_name)
     widths = {n for f in draft.factors for n in (f.a.shape[-1], f.b.shape[0]) if f.a.shape}
-    for base in (declared, *KNOWN_BASES):
+    for base in (declared, *bases_of("phi")):
         if base is not None and base.family == "phi" and base.dimensions.hidden in widths:
             return base.dimensions
     return sizes

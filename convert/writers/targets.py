@@ -8,9 +8,11 @@ many layers. Full paths are always right.
 
 from __future__ import annotations
 
-from adaptrix.convert.architecture.detect import layer_indices
-from adaptrix.convert.architecture.families import BY_NAME
+from adaptrix.convert.architecture.families import family_named
+from adaptrix.convert.architecture.family import template
 from adaptrix.convert.architecture.known_bases import known_base
+from adaptrix.convert.architecture.observed import layer_indices
+from adaptrix.convert.architecture.shape import Shapes
 from adaptrix.schema.adapter import Adapter
 
 
@@ -50,18 +52,19 @@ def _is_everywhere(name: str, family: str, paths: tuple[str, ...]) -> bool:
     expected = len(tails) * len(layers) + sum(not layer_indices([p]) for p in chosen)
     if tails and expected != len(chosen):
         return False
-    known = BY_NAME.get(family)
+    known = family_named(family)
     if known is None:
         return True
-    wanted = {path for path in known.modules if _ends(path, name) and path.startswith(known.root)}
     templates = tails | {path for path in chosen if not layer_indices([path])}
-    others = {path for path in wanted if not _is_old(path)} - templates
-    return not others
+    wanted = {
+        template(path) for path, shapes in known.names() if _ends(path, name) and _always(shapes)
+    }
+    return wanted <= {template(path) for path in templates}
 
 
-def _is_old(path: str) -> bool:
-    """Names of former layouts in a vocabulary; the current class has none of them."""
-    return ".query_key_value" in path or "mixer" in path or path.startswith(("h.", "layers."))
+def _always(shapes: Shapes) -> bool:
+    """Modules that only a setting brings in may not be there."""
+    return any(not shape.when for shape in shapes)
 
 
 def _ends(path: str, name: str) -> bool:

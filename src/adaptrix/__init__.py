@@ -7,9 +7,11 @@ The names below are the public API; they are imported when first used, so that
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from adaptrix.convert.architecture.foreign import build_with
 from adaptrix.schema.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
@@ -56,6 +58,16 @@ __all__ = [
     "Inspection", "Manifest", "PullReport", "Reference", "Registry", "Session", "StoredAdapter",
     "Verdict", "WeightedAdapter", "__version__", "open_path", "read_adapter", "write_adapter",
 ]  # fmt: skip
+
+
+def _build(folder: str) -> Mapping[str, tuple[str, int, int]]:
+    """Modules of a base that the catalogue does not have; torch is imported only for it."""
+    from adaptrix.loader.structure import modules_of_folder  # noqa: PLC0415
+
+    return modules_of_folder(folder)
+
+
+build_with(_build)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,119 @@
+"""Which families can have an adapter's modules at all, by name; found through the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from adaptrix.convert.architecture.catalogue import catalogue
+from adaptrix.convert.architecture.experts import of_one_expert, stacked_names
+from adaptrix.convert.architecture.family import Family, by_template
+from adaptrix.convert.architecture.observed import Seen
+from adaptrix.convert.architecture.plain_families import FORMER_NAMES, PLAIN_FAMILIES
+from adaptrix.convert.architecture.shape import Shapes
+
+_MOST_WRAPPERS = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class Hypothesis:
+    """One family that has some of the modules.
+
+    Attributes:
+        family: Its name.
+        shapes: What each of the names can be in it.
+        bare: Names that only its headless class has in this form.
+        also: Names of the family with the same last parts that were not seen.
+        matrices: Linear modules of its body; 0 when not counted.
+        wrapper: Prefix in front of all its names that no class of it has.
+    """
+
+    family: str
+    shapes: dict[str, Shapes] = field(default_factory=dict)
+    bare: set[str] = field(default_factory=set)
+    also: int = 0
+    matrices: int = 0
+    wrapper: str = ""
+
+
+def hypotheses(seen: Seen) -> Mapping[str, Hypothesis]:
+    """Families with at least one of the names; under a foreign prefix only if none has any."""
+    names = list(seen.shapes)
+    found = _named(names, "")
+    wrapper = ""
+    for _ in range(_MOST_WRAPPERS):
+        heads = {name.removeprefix(wrapper).partition(".")[0] for name in names}
+        if found or len(heads) != 1 or heads == {"{}"}:
+            break
+        wrapper += f"{heads.pop()}."
+        found = _named(names, wrapper)
+    return found
+
+
+def _named(names: list[str], wrapper: str) -> dict[str, Hypothesis]:
+    found: dict[str, Hypothesis] = {}
+    for name in names:
+        for family, shapes, bare in _places(name.removeprefix(wrapper)):
+            entry = found.setdefault(family, Hypothesis(family=family, wrapper=wrapper))
+            entry.shapes.setdefault(name, shapes)
+            if bare:
+                entry.bare.add(name)
+    _count_others(names, found)
+    return found
+
+
+def _places(name: str) -> Iterator[tuple[str, Shapes, bool]]:
+    """Every family with ``name``: how it is there, and whether only without its root."""
+    yield from _in_catalogue(name)
+    for stacked, is_half in stacked_names(name):
+        for family_name, shapes, bare in _in_catalogue(stacked):
+            yield family_name, of_one_expert(shapes, is_half=is_half), bare
+    for family in PLAIN_FAMILIES:
+        rooted, bare_shapes = _in_plain(family, name)
+        if rooted or bare_shapes:
+            yield family.name, rooted or bare_shapes, not rooted
+    for family_name, former in FORMER_NAMES.items():
+        if name in former:
+            yield family_name, former[name], False
+
+
+def _in_catalogue(name: str) -> Iterator[tuple[str, Shapes, bool]]:
+    every = catalogue()
+    first, _, rest = name.partition(".")
+    if rest:
+        for place in every.occurrences(rest):
+            if place.is_body and f"{first}." in every.roots[place.position]:
+                yield every.types[place.position], place.shapes, False
+    for place in every.occurrences(name):
+        bare = place.is_body and bool(every.roots[place.position])
+        yield every.types[place.position], place.shapes, bare
+
+
+def _in_plain(family: Family, name: str) -> tuple[Shapes, Shapes]:
+    rooted = dict(by_template(dict(family.names())))
+    return rooted.get(name, ()), family.modules.get(name, ())
+
+
+def _count_others(names: list[str], found: Mapping[str, Hypothesis]) -> None:
+    """A short target name selects every module that ends in it: were they all seen?"""
+    every = catalogue()
+    position = {name: i for i, name in enumerate(every.types)}
+    wanted: dict[str, int] = dict.fromkeys(found, 0)
+    for last in {name.rpartition(".")[2] for name in names}:
+        if last == "{}":
+            continue
+        counts = every.names_ending(last)
+        for family in found:
+            wanted[family] += counts.get(position.get(family, -1), 0)
+    plain = {family.name: family for family in PLAIN_FAMILIES}
+    for family, entry in found.items():
+        if family in plain:
+            entry.matrices = len(plain[family].modules)
+            continue
+        here = sum(not name.endswith("{}") and _is_always(s) for name, s in entry.shapes.items())
+        entry.also = max(0, wanted[family] - here)
+        entry.matrices = every.linears[position[family]]
+
+
+def _is_always(shapes: Shapes) -> bool:
+    return any(not shape.when for shape in shapes)

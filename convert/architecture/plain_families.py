@@ -1,0 +1,128 @@
+"""Families that transformers has no class for: remote code, diffusion models; and old names.
+
+The place for a family that the catalogue cannot be generated for. Rows are written
+``name out,in`` in short symbols: ``h`` hidden, ``i`` intermediate, ``q`` query width (heads ×
+head size), ``k`` key/value width, ``v`` vocabulary, ``?`` anything; ``3h``, ``q+2k`` are sums.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from adaptrix.convert.architecture.family import Family
+from adaptrix.convert.architecture.formula import UNKNOWN_SIZE
+from adaptrix.convert.architecture.shape import Shape, Shapes
+
+_SYMBOLS: Mapping[str, str] = {
+    "h": "hidden_size", "i": "intermediate_size", "v": "vocab_size",
+    "q": "head_dim*num_attention_heads", "k": "head_dim*num_key_value_heads",
+}  # fmt: skip
+_DEFAULTS: Mapping[str, str] = {
+    "head_dim": "hidden_size/num_attention_heads",
+    "num_key_value_heads": "num_attention_heads",
+}
+
+
+def _formula(side: str) -> str:
+    found = []
+    for count, symbol in re.findall(r"(\d*)([hiqkv])", side):
+        found.append(f"{count}*{_SYMBOLS[symbol]}" if count else _SYMBOLS[symbol])
+    return "+".join(found) or UNKNOWN_SIZE
+
+
+def _block(prefix: str, rows: str) -> dict[str, Shapes]:
+    """``"self_attn.q_proj q,h  mlp.fc1 i,h"`` under ``prefix``."""
+    words = rows.split()
+    count = "num_hidden_layers" if "{}" in prefix else ""
+    return {
+        f"{prefix}{name}": (
+            Shape(sizes=tuple(_formula(side) for side in sides.split(",")), count=count),
+        )
+        for name, sides in zip(words[::2], words[1::2], strict=True)
+    }
+
+
+def _family(
+    name: str, root: str, *groups: Mapping[str, Shapes], heads: Mapping[str, Shapes] | None = None
+) -> Family:
+    modules = {path: shapes for group in groups for path, shapes in group.items()}
+    roots = (root,) if root else ()
+    return Family(name=name, roots=roots, modules=modules, heads=heads or {}, defaults=_DEFAULTS)
+
+
+_QKV = "self_attn.q_proj q,h self_attn.k_proj k,h self_attn.v_proj k,h self_attn.o_proj h,q "
+_GATED = "mlp.gate_proj i,h mlp.up_proj i,h mlp.down_proj h,i "
+_EMBED = _block("", "embed_tokens h,v")
+_HEAD = _block("", "lm_head v,h")
+_FUSED = "{0}.query_key_value {2},h {0}.dense h,h {1}.dense_h_to_4h ?,h {1}.dense_4h_to_h h,i"
+_UNET = {
+    f"{place}.transformer_blocks.{{}}.{module}": (Shape(sizes=(UNKNOWN_SIZE,) * 2),)
+    for place in ("down_blocks.{}.attentions.{}", "up_blocks.{}.attentions.{}", "mid_block.attentions.{}")
+    for module in (
+        *(f"attn{n}.{p}" for n in (1, 2) for p in ("to_q", "to_k", "to_v", "to_out.{}", "to_out")),
+        "ff.net.{}.proj", "ff.net.{}",
+    )
+}  # fmt: skip
+
+PLAIN_FAMILIES: tuple[Family, ...] = (
+    _family("minicpm", "model.", _block("layers.{}.", _QKV + _GATED), _EMBED, heads=_HEAD),
+    _family(
+        "baichuan", "model.",
+        _block("layers.{}.", "self_attn.W_pack 3h,h self_attn.o_proj h,h " + _GATED), _EMBED, heads=_HEAD,
+    ),
+    _family(
+        "internlm2", "model.",
+        _block("layers.{}.", "attention.wqkv q+2k,h attention.wo h,q feed_forward.w1 i,h feed_forward.w2 h,i feed_forward.w3 i,h"),
+        _block("", "tok_embeddings h,v"), heads=_block("", "output v,h"),
+    ),
+    _family(
+        "qwen", "transformer.",
+        _block("h.{}.", "attn.c_attn 3h,h attn.c_proj h,h mlp.w1 ?,h mlp.w2 ?,h mlp.c_proj h,?"),
+        _block("", "wte h,v"), heads=_HEAD,
+    ),
+    _family(
+        "chatglm", "transformer.",
+        _block("encoder.layers.{}.", _FUSED.format("self_attention", "mlp", "?")),
+        _block("layers.{}.", _FUSED.format("attention", "mlp", "3h")),
+        _block("", "embedding.word_embeddings h,v word_embeddings h,v output_layer v,h"), heads=_HEAD,
+    ),
+    _family("stable-diffusion", "unet.", _UNET),
+)  # fmt: skip
+"""Families without a transformers class, by the names of the code that they come with."""
+
+_PHI_OLD = "mixer.Wqkv 3h,h mixer.out_proj h,h mlp.fc1 i,h mlp.fc2 h,i "
+_EXPERTS = (
+    "block_sparse_moe.gate ?,h block_sparse_moe.experts.{}.w1 i,h "
+    "block_sparse_moe.experts.{}.w2 h,i block_sparse_moe.experts.{}.w3 i,h"
+)
+_BERT_LIKE = (
+    "attention.attention.query h,h attention.attention.key h,h attention.attention.value h,h "
+    "attention.output.dense h,h intermediate.dense i,h output.dense h,i"
+)
+FORMER_NAMES: Mapping[str, Mapping[str, Shapes]] = {
+    "phi": {
+        **_block("transformer.h.{}.", _PHI_OLD), **_block("h.{}.", _PHI_OLD),
+        **_block("layers.{}.", _PHI_OLD),
+        **_block("model.layers.{}.", "self_attn.query_key_value 3h,h self_attn.o_proj h,h"),
+        **_block("layers.{}.", "self_attn.query_key_value 3h,h self_attn.o_proj h,h"),
+        **_block("", "transformer.embd.wte h,v embd.wte h,v lm_head.linear v,h layers.0.wte h,v"),
+    },
+    "mixtral": {**_block("model.layers.{}.", _EXPERTS), **_block("layers.{}.", _EXPERTS)},
+    "vit": {
+        **_block("vit.encoder.layer.{}.", _BERT_LIKE), **_block("encoder.layer.{}.", _BERT_LIKE),
+    },
+    "clip": {
+        f"{tower}.encoder.layers.{{}}.{name}": shapes
+        for tower in ("text_model", "vision_model")
+        for name, shapes in _block(
+            "", "self_attn.q_proj h,h self_attn.k_proj h,h self_attn.v_proj h,h "
+            "self_attn.out_proj h,h mlp.fc1 i,h mlp.fc2 h,i",
+        ).items()
+    },
+}  # fmt: skip
+"""Names that older classes or remote code of a catalogue type had, with their shapes."""
+SAME_FAMILY: Mapping[str, str] = {
+    "bigbird": "big_bird", "mixformer-sequential": "phi", "phi-msft": "phi",
+}  # fmt: skip
+"""Model types that earlier releases or remote code wrote, to the current one."""

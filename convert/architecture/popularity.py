@@ -1,0 +1,170 @@
+"""How many public adapters are made for a family, roughly, and how its models are called.
+
+Shares are relative weights, from what public repositories hold: two figures are more than is
+known. A family that is not in the table has a small share, and its ``model_type`` for words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+_ROWS = r"""
+llama 0.25 llama(?![-_. ]?4)|vicuna|alpaca|smollm2?(?!3)|deepseek-(coder|llm)|(?<![a-z])yi-|codellama|wizardlm
+mistral 0.10 mistral(?!.*(small-3|nemo-vl))|zephyr-7b|openhermes
+qwen2 0.14 qwen[-_ ]?(1\.5|2|2\.5)(?!\d|.*(vl|audio|omni|moe))|qwq
+qwen3 0.05 qwen[-_ ]?3(?!\.\d|.*(vl|omni|next|moe|a3b|a22b|asr|coder))
+qwen2_moe 0.004 qwen[-_ ]?(1\.5|2).*(moe|a2\.7b|a14b)
+qwen3_moe 0.006 qwen[-_ ]?3(?!\.\d|.*(vl|omni|next)).*(moe|a3b|a22b|coder)
+qwen2_vl 0.008 qwen[-_ ]?2[-_ ]?vl
+qwen2_5_vl 0.010 qwen[-_ ]?2[._]5[-_ ]?vl
+qwen3_vl 0.004 qwen[-_ ]?3[-_ ]?vl
+qwen2_audio 0.001 qwen[-_ ]?2[-_ ]?audio
+gemma 0.03 gemma-?(2b|7b|1\.1)|codegemma
+gemma2 0.03 gemma-?2-
+gemma3_text 0.02 gemma-?3-(270m|1b)
+gemma3 0.008 gemma-?3-(4b|12b|27b)
+paligemma 0.003 paligemma
+phi 0.04 (?<![a-z])phi(?![a-z0-9])(?![-_ ]?[34])|phi[-_ ]?(1|2)(?!\d)
+phi3 0.03 phi[-_ ]?(3|4)(?!.*(moe|multimodal|vision|small))
+phimoe 0.001 phi[-_ ]?3\.5.*moe
+phi4_multimodal 0.001 phi[-_ ]?4.*multimodal
+stablelm 0.01 stablelm|stable-code
+minicpm 0.005 minicpm(?![-_ ]?(3|v|o))
+mixtral 0.01 mixtral
+starcoder2 0.005 starcoder2
+gpt_bigcode 0.004 starcoder(?!2)|santacoder|bigcode
+persimmon 0.001 persimmon
+fuyu 0.0005 fuyu
+baichuan 0.005 baichuan
+internlm2 0.003 internlm2
+qwen 0.004 qwen(?![-_ ]?(\d+\.\d|[23]))
+gpt2 0.05 (?<![a-z])gpt-?2|dialogpt
+gpt_neo 0.01 gpt-neo(?!x)
+gptj 0.008 gpt-?j
+codegen 0.004 codegen
+gpt_neox 0.02 pythia|gpt-neox|dolly|redpajama
+gpt_oss 0.004 gpt-?oss
+opt 0.02 (?<![a-z])opt-
+bloom 0.02 bloom
+falcon 0.02 falcon(?![-_ ]?(3|mamba|h1))
+mpt 0.005 (?<![a-z])mpt-
+chatglm 0.02 chatglm|glm-4-9b-chat(?!-hf)
+glm 0.001 glm-(4|edge).*-hf
+glm4 0.001 glm-4-(9b|32b)-0414
+olmo 0.002 olmo(?!-?[23e])
+olmo2 0.002 olmo-?2
+olmoe 0.001 olmoe
+granite 0.003 granite-3
+smollm3 0.002 smollm3
+cohere 0.002 command-r|c4ai|aya-(23|expanse)
+deepseek_v2 0.002 deepseek-v2
+deepseek_v3 0.002 deepseek-(v3|r1)(?!-distill)
+llama4 0.001 llama-?4
+mamba 0.002 mamba-(?!2)
+jamba 0.001 jamba
+bert 0.03 (?<![a-z])bert(?!weet|in)
+roberta 0.03 (?<!xlm-)(?<!x)roberta|bertweet
+xlm-roberta 0.006 xlm-?r(?!.*(xl|xxl)$)|bge-m3|multilingual-e5
+camembert 0.001 camembert
+big_bird 0.001 big-?bird
+electra 0.002 electra
+albert 0.002 (?<![a-z])albert
+distilbert 0.02 distilbert
+deberta-v2 0.01 deberta-?v[23]
+deberta 0.002 deberta(?!-?v[23])
+mpnet 0.002 mpnet
+modernbert 0.003 modernbert
+esm 0.004 (?<![a-z])esm-?[12]
+t5 0.03 (?<![a-z])(flan-)?t5|codet5(?!p)
+mt5 0.005 mt5|mt0
+umt5 0.0005 umt5
+bart 0.01 (?<![a-z])bart
+mbart 0.003 mbart
+pegasus 0.002 pegasus(?!-?x)
+m2m_100 0.003 m2m|nllb(?!-moe)
+marian 0.002 opus-mt|marian
+led 0.001 (?<![a-z])led-
+whisper 0.01 whisper
+wav2vec2 0.003 wav2vec(?!2-?(bert|conf))|xls-r|mms-
+wav2vec2-bert 0.0005 w2v-?bert|wav2vec2-bert
+hubert 0.001 hubert
+speecht5 0.001 speecht5
+vit 0.01 (?<![a-z])vit-
+dinov2 0.003 dino-?v2
+swin 0.002 (?<![a-z])swin-
+beit 0.001 (?<![a-z])beit
+deit 0.001 (?<![a-z])deit
+segformer 0.001 segformer|mit-b\d
+clip 0.01 (?<![a-z])clip(?!seg)
+siglip 0.002 siglip(?!2)
+sam 0.002 (?<![a-z])sam-vit
+blip 0.003 blip(?!-?2)
+blip-2 0.003 blip-?2
+instructblip 0.001 instructblip
+git 0.001 (?<![a-z])git-(base|large)
+llava 0.008 llava(?!.*(next|1\.6|onevision|video))
+llava_next 0.003 llava.*(next|1\.6)
+llava_onevision 0.001 llava.*onevision
+mllama 0.003 llama-3\.2.*vision
+idefics2 0.002 idefics2
+idefics3 0.001 idefics3
+smolvlm 0.002 smolvlm
+pixtral 0.001 pixtral
+mistral3 0.002 mistral-small-3
+layoutlmv3 0.001 layoutlmv3
+stable-diffusion 0.03 stable-diffusion|sdxl
+"""
+_RARE = 3e-5
+_PART = re.compile(
+    r"_(text|vision|audio|encoder|decoder)(_model|_encoder)?$|_(qformer|vqmodel|talker|thinker)"
+)
+_RARE_PART = 6e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Popularity:
+    """Share of public adapters, and what matches the names of its models."""
+
+    share: float
+    words: re.Pattern[str] | None
+
+
+def _parse(row: str) -> tuple[str, Popularity]:
+    name, share, words = row.split(" ", 2)
+    return name, Popularity(float(share), re.compile(words, re.IGNORECASE))
+
+
+POPULARITY: Mapping[str, Popularity] = dict(map(_parse, _ROWS.strip().splitlines()))
+
+
+def share_of(family: str) -> float:
+    """Share of public adapters that are made for ``family``, roughly."""
+    known = POPULARITY.get(family)
+    if known is not None:
+        return known.share
+    return _RARE_PART if _PART.search(family) else _RARE
+
+
+def is_called(family: str, name: str) -> bool:
+    """Whether a model called ``name`` is one of ``family``, as far as names tell."""
+    known = POPULARITY.get(family)
+    return bool(known is not None and known.words is not None and known.words.search(name))
+
+
+def is_named(family: str, name: str) -> bool:
+    """Whether a model called ``name`` has the whole ``model_type`` in it, and that is no word."""
+    words = _own_words(family)
+    return words is not None and words.search(name) is not None
+
+
+@cache
+def _own_words(family: str) -> re.Pattern[str] | None:
+    """The type's name, with any mark between its parts: ``olmo_hybrid`` as ``OLMo-Hybrid``."""
+    parts = [part for part in re.split(r"[-_.]", family) if part]
+    if len(parts) < 2 and (len(family) < 5 or family in POPULARITY):
+        return None
+    body = r"[-_. ]?".join(re.escape(part) for part in parts)
+    return re.compile(rf"(?<![a-z]){body}(?![a-z])", re.IGNORECASE)
