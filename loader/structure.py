@@ -95,6 +95,10 @@ def modules_of_folder(folder: str) -> dict[str, tuple[str, int, int]]:
         shape = _shape(module)
         if shape is not None:
             found[path] = (shape.kind.value, shape.out_features, shape.in_features)
+    for name, value in model.named_parameters():
+        if value.ndim == 3 and ".experts." in name:
+            for expert in range(value.shape[0]):
+                found[f"{name}.{expert}"] = ("parameter", value.shape[1], value.shape[2])
     return found
 
 

@@ -12,7 +12,6 @@ from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.architecture.observed import layer_indices
 from adaptrix.convert.architecture.shapes import BaseModules, ModuleSides, is_task_head
 from adaptrix.convert.draft import Factors
-from adaptrix.convert.layouts.experts import base_path
 from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.adapter import Replacement
 from adaptrix.schema.report import Problem
@@ -77,17 +76,11 @@ def _fit_given(
 def _mismatches(factors: Sequence[Factors], base: BaseModules, *, layers: int | None) -> list[str]:
     found = []
     for pair in factors:
-<<<<<<< HEAD
-        expected = [module for module in base.sides(pair.path) if len(module.sides) == 2]
-        if not base.sides(pair.path):
+        sides = base.sides(pair.path)
+        expected = [module for module in sides if len(module.sides) == 2]
+        if not sides:
             if not is_task_head(pair.path):
                 found.append(f"{base.family_name} has no module {pair.path}")
-=======
-        symbols = shape_of(family, base_path(pair))
-        if symbols is None:
-            if pair.path.split(".")[0] not in {"score", "classifier"}:
-                found.append(f"{family.name} has no module {pair.path}")
->>>>>>> main
             continue
         got = (pair.b.shape[0], pair.a.shape[1])
         if expected and not any(module.fits(got) for module in expected):

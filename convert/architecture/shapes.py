@@ -81,7 +81,11 @@ class BuiltModules:
             return ()
         kind, out, into = found
         resizable = (path.endswith("lm_head"), kind == "embedding")
-        return (ModuleSides(kind=kind, sides=(out, into), resizable=resizable),)
+        straight = ModuleSides(kind=kind, sides=(out, into), resizable=resizable)
+        if kind != "parameter":
+            return (straight,)
+        # One expert of a stacked parameter, which some classes keep as (in, out).
+        return straight, ModuleSides(kind=kind, sides=(into, out), resizable=resizable)
 
     def repetitions(self, path: str) -> int | None:
         """Modules that differ from ``path`` in their first number only."""
