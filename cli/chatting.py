@@ -67,6 +67,8 @@ class Chat:
             raise UsageError(f"no {unknown[0]} here; there are {', '.join(known) or 'none'}")
         self.session.use({names[name]: weight for name, weight in wanted})
         self.session.self_check()
+        used = " + ".join(f"{weight:g}·{names[name]}" for name, weight in wanted)
+        self._say(f"(in effect: {used or 'the base alone'})\n")
 
     def _answer(self, line: str) -> None:
         pieces: list[str] = []
@@ -117,6 +119,9 @@ class Chat:
             except EOFError:
                 self._say("\n")
                 return None
+            except KeyboardInterrupt:
+                self._say("\n")
+                raise
         self._say(PROMPT)
         line = sys.stdin.readline()
         return line.rstrip("\n") if line else None

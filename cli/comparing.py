@@ -101,9 +101,16 @@ def comparison_lines(found: Sequence[Compared]) -> list[str]:
             for number, entry in enumerate(found)
             for line in (*([""] if number else []), f"{entry.title}:", *entry.text.splitlines())
         ]
+    titles = [_cut(entry.title, column) for entry in found]
+    deepest = max(map(len, titles))
     columns = [
-        [*_cut(entry.title, column), "-" * column, *_cut(clean_prose(entry.text), column)]
-        for entry in found
+        [
+            *title,
+            *[""] * (deepest - len(title)),
+            "-" * column,
+            *_cut(clean_prose(entry.text), column),
+        ]
+        for title, entry in zip(titles, found, strict=True)
     ]
     height = max(map(len, columns))
     padded = [[*lines, *[""] * (height - len(lines))] for lines in columns]

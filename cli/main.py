@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import io
 import os
@@ -15,6 +14,7 @@ from adaptrix.cli import errors
 from adaptrix.cli.coercion import Command, Group
 from adaptrix.cli.commands import COMMANDS, LATER
 from adaptrix.cli.options import HomeOption
+from adaptrix.cli.output import reader_has_gone
 from adaptrix.schema.errors import AdaptrixError
 from adaptrix.schema.version import VERSION
 
@@ -97,9 +97,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, EOFError, typer.Abort):
         return errors.report_interrupted(as_json=as_json)
     except BrokenPipeError:
-        # The reader has gone; keep Python from complaining when it closes stdout.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reader_has_gone()
         return 1
     except OSError as error:
         return errors.report_system(error, as_json=as_json)

@@ -6,9 +6,11 @@ Text from files and servers is escaped, so that it cannot move the cursor or hid
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -151,6 +153,12 @@ class Output:
             )
             if problem.hint:
                 _write(sys.stderr, clean(f"  hint: {problem.hint}"))
+
+
+def reader_has_gone() -> None:
+    """Point stdout elsewhere, so that Python does not complain when it closes it."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

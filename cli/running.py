@@ -14,7 +14,7 @@ from adaptrix.cli.batch_lines import Row, read_rows
 from adaptrix.cli.chatting import Chat
 from adaptrix.cli.choosing import Chosen, choose
 from adaptrix.cli.comparing import compare, comparison_lines
-from adaptrix.cli.output import Mode, Output
+from adaptrix.cli.output import Mode, Output, reader_has_gone
 from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
@@ -217,8 +217,11 @@ def _generate(
         generation = session.generate([request.prompt], options, on_text=sink)[0]
     except KeyboardInterrupt:
         if sink is not None:
-            # What was said stays, on a line of its own.
-            sink("\n")
+            # What was said stays, on a line of its own; Ctrl-C stops a reader as well.
+            try:
+                sink("\n")
+            except BrokenPipeError:
+                reader_has_gone()
         raise
     document = result_document(session, chosen, options, generation)
     if out.mode is Mode.JSON:
