@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PhiConfig
 
+from adaptrix import open_path, read_adapter, write_adapter
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.schema.tensor import DType, LazyTensor
 
@@ -126,18 +127,31 @@ def make_checkpoint(
 
 
 def make_adapters(folder: Path) -> None:
-    """Write ``FIVE`` and ``WIDE`` below ``folder``."""
+    """Write ``FIVE`` and ``WIDE`` below ``folder``, and ``-l4`` copies in today's naming.
+
+    PEFT itself finds no module called ``Wqkv`` in today's class.
+    """
     for seed, (name, (modules, rank, alpha, layout)) in enumerate({**FIVE, **WIDE}.items()):
         make_adapter(
             folder / name, modules=modules, rank=rank, alpha=alpha, layout=layout, seed=seed
         )
+        if layout != "l4":
+            adapter = read_adapter(open_path(folder / name)).adapter
+            assert adapter is not None
+            for file in write_adapter(adapter, "peft").files:
+                place = folder / f"{name}-l4" / file.path
+                place.parent.mkdir(exist_ok=True)
+                place.write_bytes(b"".join(bytes(chunk) for chunk in file.chunks()))
 
 
 def main() -> None:
-    """Write both; skips what is there."""
+    """Write both, 8 GB, when a folder is given; a base that is there stays."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     folder = parser.parse_args().folder
+    if folder is None:
+        print("skipped: name a folder to write 8 GB to")
+        return
     if not (folder / "base" / "model.safetensors.index.json").is_file():
         make_checkpoint(folder / "base")
     make_adapters(folder / "adapters")

@@ -12,6 +12,7 @@ from adaptrix.cli.output import Mode, Output, plain
 from adaptrix.schema.errors import AdaptrixError
 
 if TYPE_CHECKING:
+    from adaptrix.loader.checks import SelfCheck
     from adaptrix.loader.generate import GenerateOptions, Generation, Prompt
     from adaptrix.loader.session import Session
 
@@ -39,17 +40,20 @@ def run_batch(
     digests: Mapping[str, str],
     size: int,
     out: Output,
-) -> tuple[list[dict[str, Any]], float]:
+) -> tuple[list[dict[str, Any]], float, list[SelfCheck]]:
     """Generate every row; rows are printed in order, as soon as all before them are there.
 
     Returns:
-        The rows, and the seconds spent generating.
+        The rows, the seconds spent generating, and the checks of every set.
     """
     prompts = [_prompt(session, job) for job in jobs]
     done: dict[int, dict[str, Any]] = {}
+    checks: list[SelfCheck] = []
     printed, seconds = 0, 0.0
     for members in _chunks(session.mode, jobs, size):
-        found = _generate(session, [jobs[at] for at in members], [prompts[at] for at in members])
+        found = _generate(
+            session, [jobs[at] for at in members], [prompts[at] for at in members], checks
+        )
         seconds += found[0].seconds
         for at, generation in zip(members, found, strict=True):
             done[at] = _document(at, jobs[at], generation, digests)
@@ -57,7 +61,7 @@ def run_batch(
             if out.mode is not Mode.JSON:
                 out.piece(json.dumps(plain(done[printed])) + "\n")
             printed += 1
-    return [done[at] for at in range(len(jobs))], seconds
+    return [done[at] for at in range(len(jobs))], seconds, checks
 
 
 def _prompt(session: Session, job: Job) -> Prompt:
@@ -86,15 +90,19 @@ def _chunks(mode: str, jobs: Sequence[Job], size: int) -> Iterator[list[int]]:
             yield members[start : start + size]
 
 
-def _generate(session: Session, jobs: Sequence[Job], prompts: Sequence[Prompt]) -> list[Generation]:
+def _generate(
+    session: Session, jobs: Sequence[Job], prompts: Sequence[Prompt], checks: list[SelfCheck]
+) -> list[Generation]:
     options = [job.options for job in jobs]
     first = jobs[0].weights
     if session.mode == "merged" or all(job.weights == first for job in jobs):
         if session.weights != first:
             session.use(first)
-        session.self_check()
+        checks.append(session.self_check())
         return session.generate(prompts, options)
-    return session.generate(prompts, options, adapters=[job.weights for job in jobs])
+    found = session.generate(prompts, options, adapters=[job.weights for job in jobs])
+    checks += session.row_checks
+    return found
 
 
 def _document(

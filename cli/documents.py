@@ -255,11 +255,59 @@ class CompareDocument(RunPlace):
     rows: list[ComparedText]
 
 
+class PlannedShare(TypedDict):
+    """One adapter's part in a module: it adds ``weight · scale · B·A``."""
+
+    adapter: str
+    weight: float
+    rank: int
+    scale: float
+    dora: bool
+
+
+class PlannedModule(TypedDict):
+    """A module that would change."""
+
+    path: str
+    in_features: int
+    out_features: int
+    rank: int
+    adapters: list[PlannedShare]
+
+
+class PlannedReplacement(TypedDict):
+    """A parameter that an adapter brings whole."""
+
+    parameter: str
+    adapter: str
+    role: str
+
+
+class PlannedSet(TypedDict):
+    """What one set of adapters would do, and what it would take."""
+
+    read_bytes: int
+    written_bytes: int
+    memory_bytes: int
+    factor_bytes: int
+    modules: list[PlannedModule]
+    replacements: list[PlannedReplacement]
+
+
 class PlanDocument(TypedDict):
-    """``run --dry-run``."""
+    """``run --dry-run``: the types a base is held in, and one set or, for a batch, several."""
 
     plan: list[str]
+    base: str
+    mode: str
+    device: str
+    stored_dtype: str
+    dtype: str
+    compute_dtype: str
+    base_bytes: int
+    memory_bytes: int
     factor_bytes: int
+    sets: list[PlannedSet]
 
 
 class DemoAdapter(TypedDict):

@@ -97,9 +97,11 @@ def _mode(chosen: Chosen, request: RunRequest) -> str:
 
 
 def _dry_run(chosen: Chosen, request: RunRequest, out: Output) -> int:
-    from adaptrix.loader.base import base_structure  # noqa: PLC0415
+    from adaptrix.loader.base import base_structure, parse_device, parse_dtype  # noqa: PLC0415
+    from adaptrix.loader.describe import describe_plans  # noqa: PLC0415
     from adaptrix.loader.plan import plan  # noqa: PLC0415
 
+    device, dtype = parse_device(request.device), parse_dtype(request.dtype)
     structure, mode = base_structure(chosen.base), _mode(chosen, request)
     known = {entry.name: entry for entry in chosen.adapters}
     plans = [
@@ -110,9 +112,8 @@ def _dry_run(chosen: Chosen, request: RunRequest, out: Output) -> int:
         )
         for weights in _distinct(chosen)
     ]
-    lines = [line for planned in plans for line in planned.lines()]
-    size = sum(planned.factor_bytes for planned in plans)
-    out.document({"plan": lines, "factor_bytes": size}, lines=lines)
+    document, lines = describe_plans(plans, structure, device, dtype)
+    out.document(document, lines=lines)
     return 0
 
 
@@ -139,8 +140,7 @@ def _open(chosen: Chosen, request: RunRequest) -> Session:
 
 
 def _batch(session: Session, chosen: Chosen, jobs: Sequence[Job], size: int, out: Output) -> int:
-    rows, seconds = run_batch(session, jobs, chosen.digests, size, out)
-    checks = (session.check, *session.row_checks)
+    rows, seconds, checks = run_batch(session, jobs, chosen.digests, size, out)
     status = max(check.verdict.exit_status for check in checks)
     tokens = sum(row["tokens"] for row in rows)
     document = {

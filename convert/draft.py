@@ -52,8 +52,8 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """Rows of ``A``."""
-        return self.a.shape[0]
+        """Rows of ``A``; 0 for a scalar, which no check lets through."""
+        return self.a.shape[0] if self.a.shape else 0
 
     def tensors(self) -> tuple[LazyTensor, ...]:
         """The tensors that are there."""

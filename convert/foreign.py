@@ -66,7 +66,7 @@ KINDS: tuple[ForeignKind, ...] = (
     ForeignKind(
         name="keras",
         message=(
-            "an HDF5 file of Keras: LoRA factors are numbered by layer, without names or alpha"
+            "an HDF5 file of Keras; LoRA factors in it are numbered by layer, without names or alpha"
         ),
         hint=(
             "Load it into its Keras model (backbone.load_lora_weights) and save each layer's "

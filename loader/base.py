@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,7 +13,6 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from adaptrix.loader.base_place import (
-    BasePlace,
     load_pretrained,
     load_tokenizer,
     locate,
@@ -21,13 +21,12 @@ from adaptrix.loader.base_place import (
 from adaptrix.loader.checkpoint import Checkpoint
 from adaptrix.loader.held import hold
 from adaptrix.loader.mapped import load_mapped
+from adaptrix.loader.placement import WIDEN_BELOW_BYTES, Placement
+from adaptrix.loader.placement import place as place_weights
 from adaptrix.loader.structure import BaseStructure, structure_of, structure_of_config
 from adaptrix.schema.canonical import Json, canonical_json
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import UsageError
-
-WIDEN_BELOW_BYTES = 1 << 30
-"""Size up to which a float16 base on a CPU is simply held in float32."""
 
 DTYPES = {
     "float16": torch.float16,
@@ -72,6 +71,7 @@ class BaseModel:
         device: Where it is.
         checkpoint: Its mapped files, where its weights are views of them.
         occupancy: Who changes it now.
+        sources: Mapped tensors of the parameters that were copied to a device.
     """
 
     name: str
@@ -84,6 +84,7 @@ class BaseModel:
     device: torch.device
     checkpoint: Checkpoint | None = None
     occupancy: Occupancy = field(default_factory=Occupancy)
+    sources: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def drop(self, weight: torch.Tensor) -> None:
         """Give back the memory of a mapped weight that is not needed for now."""
@@ -166,18 +167,11 @@ def load_base(
     target = device or torch.device("cpu")
     place = locate(spec)
     with translated(spec):
-        model, checkpoint = _load(place, dtype, target, widen_below)
+        mapped = load_mapped(place)
+        model, checkpoint = mapped or (load_pretrained(place, dtype), None)
         tokenizer = load_tokenizer(place)
-    wanted = dtype or model.dtype
-    if getattr(model, "is_quantized", False):
-        compute = wanted = model.dtype
-        nn.Module.to(model, device=target)
-    else:
-        compute = torch.float32 if _widens(target, wanted) else wanted
-        if target.type == "cpu" and model.dtype != compute and _large(model, compute, widen_below):
-            hold(model, compute)
-        else:
-            nn.Module.to(model, device=target, dtype=compute)
+    sources = dict(_mapped_tensors(model, checkpoint)) if target.type != "cpu" else {}
+    placed = _place_model(model, dtype, target, widen_below)
     model.eval()
     model.requires_grad_(False)
     config = canonical_json(_without_floats(json.loads(model.config.to_json_string())))
@@ -187,41 +181,42 @@ def load_base(
         tokenizer=tokenizer,
         structure=structure_of(model, spec),
         config_digest=Digest.of(config),
-        dtype=wanted,
-        compute_dtype=compute,
+        dtype=placed.dtype,
+        compute_dtype=placed.compute,
         device=target,
         checkpoint=checkpoint,
+        sources=sources,
     )
 
 
-def _load(
-    place: BasePlace, dtype: torch.dtype | None, device: torch.device, widen_below: int
-) -> tuple[PreTrainedModel, Checkpoint | None]:
-    """The model on the CPU, mapped where it can be.
+def _mapped_tensors(
+    model: nn.Module, checkpoint: Checkpoint | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in model.named_parameters():
+        if checkpoint is not None and checkpoint.holds(value.data):
+            yield name, value.data
 
-    A wider ``dtype`` that was asked for is reached later, by widening what is needed.
-    """
-    mapped = load_mapped(place)
-    if mapped is None:
-        return load_pretrained(place, dtype), None
-    model, checkpoint = mapped
+
+def _place_model(
+    model: PreTrainedModel, dtype: torch.dtype | None, device: torch.device, widen_below: int
+) -> Placement:
+    """Bring the model's weights where and into what they are placed."""
     own = model.dtype
-    if dtype in (None, own) or (
-        device.type == "cpu"
-        and torch.promote_types(own, dtype) is dtype
-        and _large(model, dtype, widen_below)
-    ):
-        return model, checkpoint
-    nn.Module.to(model, dtype=dtype)
-    return model, checkpoint
-
-
-def _widens(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cpu" and dtype is torch.float16
-
-
-def _large(model: PreTrainedModel, dtype: torch.dtype, limit: int) -> bool:
-    return sum(value.numel() for value in model.parameters()) * dtype.itemsize > limit
+    if getattr(model, "is_quantized", False):
+        nn.Module.to(model, device=device)
+        return Placement(device=device.type, stored=own, dtype=own, compute=own, held=False)
+    parameters = sum(value.numel() for value in model.parameters())
+    placed = place_weights(
+        own, dtype, device=device.type, parameters=parameters, widen_below=widen_below
+    )
+    if torch.promote_types(own, placed.dtype) is not placed.dtype:
+        # Rounded before anything wider is made of it.
+        nn.Module.to(model, dtype=placed.dtype)
+    if placed.held:
+        hold(model, placed.compute)
+    else:
+        nn.Module.to(model, device=device, dtype=placed.compute)
+    return placed
 
 
 def _without_floats(value: object) -> Json:

@@ -29,6 +29,17 @@ HUGE_PAGE_BYTES = 2 << 20
 MAX_HEADER_BYTES = 100 << 20
 
 
+def drop_pages(memory: mmap.mmap, begin: int, size_bytes: int) -> None:
+    """Give back the pages that lie wholly in this range of a mapping nobody has written to.
+
+    They come from the file again when they are touched.
+    """
+    first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (begin + size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+        memory.madvise(mmap.MADV_DONTNEED, first, length)
+
+
 class MappedFile:
     """One safetensors file, mapped copy-on-write; it stays open so that it stays itself."""
 
@@ -80,11 +91,7 @@ class MappedFile:
 
     def drop(self, tensor: torch.Tensor) -> None:
         """Give the pages of ``tensor`` back; they come from the file again when touched."""
-        begin = tensor.data_ptr() - self._start
-        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = (begin + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, first, length)
+        drop_pages(self._map, tensor.data_ptr() - self._start, tensor.nbytes)
 
     def require_unchanged(self) -> None:
         """Refuse to go on with a file that somebody has written to.
@@ -117,6 +124,10 @@ class Checkpoint:
                 if name in self.tensors:
                     raise FormatError(f"{name} is in two files", where=str(file.path))
                 self.tensors[name] = tensor
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` is a view of one of the files."""
+        return any(file.holds(tensor) for file in self.files)
 
     def drop(self, tensor: torch.Tensor) -> None:
         """Give back the pages of ``tensor`` where it is mapped."""

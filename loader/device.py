@@ -15,6 +15,8 @@ that low halves do not vanish below the type's smallest number.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -45,6 +47,29 @@ def split_pair(
     return one, two, left_unit * right_unit
 
 
+@contextmanager
+def _float32_sums() -> Iterator[None]:
+    """Keep partial sums in float32; by default a split product may round them on the way."""
+    settings = torch.backends.cuda.matmul
+    before = (
+        settings.allow_fp16_reduced_precision_reduction,
+        settings.allow_bf16_reduced_precision_reduction,
+        settings.allow_tf32,
+    )
+    settings.allow_fp16_reduced_precision_reduction = False
+    settings.allow_bf16_reduced_precision_reduction = False
+    settings.allow_tf32 = False
+    try:
+        yield
+    finally:
+        (
+            settings.allow_fp16_reduced_precision_reduction,
+            settings.allow_bf16_reduced_precision_reduction,
+            settings.allow_tf32,
+        ) = before
+
+
+@_float32_sums()
 def merge_on_device(
     before: torch.Tensor, into: torch.Tensor, factors: FusedFactors, dtype: torch.dtype
 ) -> Arrival:

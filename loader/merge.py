@@ -3,12 +3,15 @@
 Merged weights get memory of their own; the pristine ones are never written to. Entering
 computes everything and then swaps references; leaving swaps them back, which cannot fail
 and restores the base bit for bit. Subtracting an update never would.
+
+A device without room for both merges in place: pristine weights are then the mapped file's,
+or copies in the host's memory, and leaving copies them back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -25,6 +28,9 @@ from adaptrix.loader.tiles import Arrival, merge_tiles
 from adaptrix.loader.workers import workers
 from adaptrix.schema.adapter import Replacement, ReplacementRole
 
+ROOM_BYTES = 1 << 30
+"""What a device keeps free beside merged weights: activations, and one module's factors."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Made:
@@ -37,10 +43,18 @@ class _Made:
 class Merged:
     """The base with a plan merged into its weights."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, *, in_place: bool | None = None) -> None:
+        """Prepare for ``base``; None merges in place when a device has no room for both."""
         self.base = base
+        self._in_place = in_place
         self._pristine: dict[str, torch.Tensor] = {}
         self._spare: dict[str, torch.Tensor] = {}
+        self._on_host: set[str] = set()
+
+    @property
+    def present(self) -> bool:
+        """Whether any parameter is not the pristine one."""
+        return bool(self._pristine)
 
     @torch.no_grad()
     def switch(self, plan: LoadPlan) -> tuple[ModuleCheck, ...]:
@@ -58,11 +72,12 @@ class Merged:
             self._restore(keep=True)
             self.base.require_unchanged()
             changed = {item.parameter: self._replaced(item) for _, item in plan.replacements}
+            merge = self._merge_in_place if self._needs_place(plan) else self._merge
             if self.base.device.type == "cpu":
-                tasks = [partial(self._merge, module, changed) for module in plan.modules]
+                tasks = [partial(merge, module, changed) for module in plan.modules]
                 made = workers().run(tasks)
             else:
-                made = [self._merge(module, changed) for module in plan.modules]
+                made = [merge(module, changed) for module in plan.modules]
             for module in made:
                 changed.update(module.tensors)
             self._swap(changed)
@@ -90,6 +105,11 @@ class Merged:
     def _restore(self, *, keep: bool) -> None:
         for name in list(self._pristine):
             parameter = self._parameter(name)
+            if name in self._on_host:
+                parameter.data.copy_(self._pristine[name])
+                self._on_host.discard(name)
+                del self._pristine[name]
+                continue
             if keep and parameter.data_ptr() != self._pristine[name].data_ptr():
                 self._spare[name] = parameter.data
             parameter.data = self._pristine[name]
@@ -110,13 +130,40 @@ class Merged:
             return empty_huge(like.shape, dtype)
         return torch.empty_like(like, dtype=dtype)
 
-    def _merge(self, module: ModulePlan, replaced: Mapping[str, torch.Tensor]) -> _Made:
+    def _needs_place(self, plan: LoadPlan) -> bool:
+        if self._in_place is not None or self.base.device.type != "cuda":
+            return bool(self._in_place)
+        needed = sum(self._parameter(f"{module.path}.weight").nbytes for module in plan.modules)
+        spare = sum(value.nbytes for value in self._spare.values())
+        free, _ = torch.cuda.mem_get_info(self.base.device)
+        return needed + ROOM_BYTES > free + spare
+
+    def _merge_in_place(self, module: ModulePlan, replaced: Mapping[str, torch.Tensor]) -> _Made:
+        name = f"{module.path}.weight"
+        parameter = self._parameter(name)
+        if name in replaced:
+            return self._merge(module, replaced)
+        host = self.base.sources.get(name)
+        if host is None or host.dtype != parameter.dtype:
+            host = parameter.data.to("cpu", copy=True)
+        # Noted before anything is written, so that a failure copies it back.
+        self._on_host.add(name)
+        self._pristine[name] = host
+        made = self._merge(module, {**replaced, name: parameter.data.clone()}, parameter.data)
+        return replace(made, tensors={k: v for k, v in made.tensors.items() if k != name})
+
+    def _merge(
+        self,
+        module: ModulePlan,
+        replaced: Mapping[str, torch.Tensor],
+        room: torch.Tensor | None = None,
+    ) -> _Made:
         name = f"{module.path}.weight"
         before = replaced.get(name, self._parameter(name).data)
         dtype = self.base.dtype
         wide = torch.float64 if dtype is torch.float64 else torch.float32
         factors = fuse(module, self.base.device, wide)
-        into = self._room(name, before)
+        into = self._room(name, before) if room is None else room
         run = merge_tiles if before.device.type == "cpu" else merge_on_device
         arrived: Arrival = run(before.contiguous(), into, factors, dtype)
         exact = rows_are_exact(before, into, module, dtype)

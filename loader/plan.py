@@ -79,6 +79,11 @@ class LoadPlan:
     replacements: tuple[tuple[str, Replacement], ...]
     factor_bytes: int
 
+    @property
+    def touches(self) -> bool:
+        """Whether it changes anything."""
+        return bool(self.modules or self.replacements)
+
     def lines(self) -> Iterator[str]:
         """The plan for people, one line per module."""
         yield f"base {self.base}, mode {self.mode}, {len(self.modules)} modules"

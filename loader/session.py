@@ -11,7 +11,7 @@ from typing import Self
 import torch
 
 from adaptrix.loader.attach import Attached
-from adaptrix.loader.base import BaseModel, load_base
+from adaptrix.loader.base import BaseModel, base_structure, load_base
 from adaptrix.loader.checks import NOTHING, SelfCheck, judge
 from adaptrix.loader.generate import GenerateOptions, Generation, Prompt, generate
 from adaptrix.loader.merge import Merged
@@ -59,6 +59,9 @@ class Session:
             NotFound, FormatError, RemoteError: the base cannot be loaded.
         """
         started = time.perf_counter()
+        if isinstance(base, str) and adapters:
+            # Refused before gigabytes are fetched.
+            plan(base_structure(base), adapters, mode=mode)
         loaded = load_base(base, device=device, dtype=dtype) if isinstance(base, str) else base
         session = cls(loaded, adapters, mode=mode)
         session.timings_s["load_base"] = time.perf_counter() - started
@@ -98,8 +101,14 @@ class Session:
         """Refuse to generate with adapters other than those that this session names.
 
         Raises:
-            UsageError: another session has taken the base over.
+            UsageError: another session has taken the base over, or it is damaged.
         """
+        if isinstance(self._effect, Merged) and self._effect.present and not self.plan.touches:
+            raise UsageError(
+                "the base could not be restored after a failure",
+                where="generate",
+                hint="Load the base again.",
+            )
         present = self.base.occupancy.effect
         if present is not self._effect and (present is not None or self.plan.modules):
             raise UsageError(

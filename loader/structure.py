@@ -58,6 +58,7 @@ class BaseStructure:
         parameters: Shape by parameter name.
         tied: Parameter names that share storage with another parameter.
         parameter_count: Elements in all parameters.
+        dtype: The type that the configuration names.
     """
 
     name: str
@@ -66,6 +67,7 @@ class BaseStructure:
     parameters: Mapping[str, tuple[int, ...]]
     tied: frozenset[str]
     parameter_count: int
+    dtype: torch.dtype
 
 
 def structure_of_config(config: PretrainedConfig, name: str) -> BaseStructure:
@@ -135,6 +137,7 @@ def structure_of(model: nn.Module, name: str) -> BaseStructure:
         parameters=shapes,
         tied=_tied(model),
         parameter_count=sum(value.numel() for value in model.parameters()),
+        dtype=config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32,
     )
 
 

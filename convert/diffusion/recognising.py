@@ -23,11 +23,12 @@ _STYLES: Mapping[str, re.Pattern[str]] = {
     ),
     DIFFUSERS: re.compile(
         r"(unet|text_encoder(_[23])?)\..+"
-        r"|(transformer(_2)?\.)?(\w*(_|refiner\.|\d\.)?(transformer_blocks|refiner_blocks)\.\d+\..+"
-        r"|x_embedder|context_embedder|proj_out|proj_in|norm_out\.linear|pos_embed\.proj"
-        r"|time_text_embed\..+|condition_embedder\..+|caption_projection\..+|patch_embed\..+"
-        r"|blocks\.\d+\.(attn[12]|ffn\.net)\..+|(noise_|context_)?(layers|refiner)\.\d+\.(attn|attention)\.to_.+"
-        r"|img_in|txt_in)"
+        r"|transformer(_2)?\.\w+_blocks\.\d+\..+"
+        r"|(transformer(_2)?\.)?((single_|joint_)?transformer_blocks\.\d+\..+"
+        r"|(x_embedder|context_embedder|proj_out|proj_in|norm_out|pos_embed|time_text_embed"
+        r"|condition_embedder|caption_projection|patch_embed)(\..+)?"
+        r"|blocks\.\d+\.(attn[12]|ffn\.net)\..+"
+        r"|(noise_refiner|context_refiner|layers)\.\d+\.(attn|attention)\.to_.+|img_in|txt_in)"
         r"|(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding)\b.*"
         r"|text_model\.encoder\..*lora_linear_layer.*"
     ),

@@ -28,6 +28,8 @@ from adaptrix.schema.tensor import DType, LazyTensor
 
 Parts = Mapping[str, LazyTensor]
 _ONE = {DType.F64: 0x3FF << 52, DType.F32: 0x3F800000, DType.F16: 0x3C00, DType.BF16: 0x3F80}
+_MOST_ELEMENTS = 1 << 27
+"""Largest computed factor: few bytes of a file can stand for a product of any size."""
 _NEEDS_BASE = {
     "oft_blocks": "OFT multiplies the base weight by a rotation",
     "oft_diag": "OFT multiplies the base weight by a rotation",
@@ -82,7 +84,7 @@ def update_of(parts: Parts, kernel: tuple[int, ...], asked: float | None) -> Upd
             zero = part.endswith("_norm") and all(is_zero(tensor) for tensor in parts.values())
             return None if zero else f"{reason}: it needs the base weights"
     if "diff" in parts or ("diff_b" in parts and len(parts) == 1):
-        made = _full(parts)
+        made = _full(parts, kernel)
     elif any(part.startswith("hada_") for part in parts):
         made = _loha(parts, kernel)
     elif any(part.startswith("lokr_") for part in parts):
@@ -93,6 +95,8 @@ def update_of(parts: Parts, kernel: tuple[int, ...], asked: float | None) -> Upd
         return made
     if made.rank > MAX_RANK:
         return f"its exact form has rank {made.rank}, more than {MAX_RANK}"
+    if made.method != "lora" and max(made.a.count, made.b.count) > _MOST_ELEMENTS:
+        return f"its exact form has {max(made.a.count, made.b.count)} elements in one factor"
     return _finished(made, parts, asked)
 
 
@@ -128,6 +132,8 @@ def _finished(made: _Pair, parts: Parts, asked: float | None) -> Update | str:
         bias = parts["diff_b"]
         if scale.value != 1:
             bias, exact = _divided(bias, scale.value), False
+    if bias is not None:
+        bias = reshape(bias, (bias.count,))
     return Update(
         a=made.a,
         b=made.b,
@@ -172,7 +178,8 @@ def _lora(parts: Parts, kernel: tuple[int, ...]) -> _Pair:
         rank = a.shape[0] if a.shape else 0
         return _as_convolution(_Pair(a=a, b=b, divisor=rank, method="lora"), kernel)
     mid = parts[MID]  # (r, r, *kernel): LoCon's Tucker form
-    if len(mid.shape) < 3 or mid.shape[1] != a.shape[0] or mid.shape[0] != b.shape[1]:
+    plain = all(n == 1 for t in (a, b) for n in t.shape[2:])
+    if len(mid.shape) < 3 or mid.shape[:2] != (b.shape[1], a.shape[0]) or not plain:
         raise ValueError("lora_mid does not stand between the two factors")
     shape = (mid.shape[0], a.shape[1], *mid.shape[2:])
 
@@ -207,6 +214,7 @@ def _loha(parts: Parts, kernel: tuple[int, ...]) -> _Pair:
 def _hada_side(parts: Parts, side: str) -> tuple[LazyTensor, LazyTensor]:
     up, down = parts[f"hada_w{side}_a"], parts[f"hada_w{side}_b"]
     core = parts.get(f"hada_t{side}")
+    _matrices(up, down)
     if core is None:
         if up.shape[1] != down.shape[0]:
             raise ValueError("its factors have different ranks")
@@ -214,13 +222,21 @@ def _hada_side(parts: Parts, side: str) -> tuple[LazyTensor, LazyTensor]:
     return _turned(up), _cored(core, down)
 
 
+def _matrices(*tensors: LazyTensor) -> None:
+    for tensor in tensors:
+        if len(tensor.shape) != 2:
+            raise ValueError(f"a factor of shape {list(tensor.shape)} is no matrix")
+
+
 def _turned(up: LazyTensor) -> LazyTensor:
     """Tucker forms keep the up factor as ``(r, out)``."""
+    _matrices(up)
     return computed((up.shape[1], up.shape[0]), up.source, lambda: to_numpy_f64(up).T)
 
 
 def _cored(core: LazyTensor, down: LazyTensor) -> LazyTensor:
     """``core (r, r, *kernel)`` through ``down (r, in)``: ``(r, in, *kernel)``."""
+    _matrices(down)
     if len(core.shape) < 3 or core.shape[1] != down.shape[0]:
         raise ValueError("the core tensor does not fit its factor")
     shape = (core.shape[0], down.shape[1], *core.shape[2:])
@@ -244,7 +260,7 @@ def _as_convolution(pair: _Pair, kernel: tuple[int, ...]) -> _Pair:
     return replace(pair, a=a, b=b)
 
 
-def _full(parts: Parts) -> _Pair | str | None:
+def _full(parts: Parts, kernel: tuple[int, ...]) -> _Pair | str | None:
     """``diff (out, in, *kernel)`` times the identity on its smaller side: bit for bit."""
     diff = parts.get("diff")
     if diff is None or len(diff.shape) < 2:
@@ -252,10 +268,11 @@ def _full(parts: Parts) -> _Pair | str | None:
         return None if zero else "a difference of biases or norms alone has no factors"
     out, width = diff.shape[:2]
     if len(diff.shape) == 2 and width < out:
-        return _Pair(a=identity(width, diff), b=diff, divisor=0, method="full")
+        pair = _Pair(a=identity(width, diff), b=diff, divisor=0, method="full")
+        return _as_convolution(pair, kernel)
     ones = identity(out, diff)
     wide = reshape(ones, (out, out, *(1 for _ in diff.shape[2:])))
-    return _Pair(a=diff, b=wide, divisor=0, method="full")
+    return _as_convolution(_Pair(a=diff, b=wide, divisor=0, method="full"), kernel)
 
 
 def identity(size: int, like: LazyTensor) -> LazyTensor:
@@ -356,6 +373,7 @@ def _sides(parts: Parts, side: str) -> list[_Side]:
     core = parts.get(f"lokr_t{side}")
     if core is not None:
         return [_Side(_turned(up), _cored(core, down))]
-    if len(up.shape) != 2 or len(down.shape) < 2 or up.shape[1] != down.shape[0]:
+    _matrices(up, down)
+    if up.shape[1] != down.shape[0]:
         raise ValueError(f"the factors of lokr_w{side} have different ranks")
     return [_Side(up, down)]

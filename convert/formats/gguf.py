@@ -94,10 +94,11 @@ def _refusal(
         return Problem.of("unsupported_method", message)
     if fields.get("adapter.alora.invocation_tokens"):
         message = "aLoRA acts only after its invocation tokens; as plain LoRA it would always act"
-        return Problem.of("unsupported_method", message)
+        return Problem.of("positional_adapter", message)
     if architecture is None:
-        message = f"GGUF architecture {stated[:40] or 'that is not named'} is not converted yet"
-        return Problem.of("unsupported_method", message)
+        message = f"module names of GGUF architecture {stated[:40] or '(none named)'} are not known"
+        hint = "Convert the PEFT adapter that it was made from."
+        return Problem.of("unsupported_method", message, hint=hint)
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from adaptrix.cli import main
 from adaptrix.cli.chatting import Chat
@@ -89,6 +91,22 @@ def test_a_batch_with_one_set_is_merged_and_json_is_one_document(adaptrix, tmp_p
     assert document["mode"] == "merged"
     assert document["rows"][0]["text"] == document["rows"][1]["text"]
     assert document["tokens"] == sum(row["tokens"] for row in document["rows"])
+
+
+@pytest.mark.parametrize("mode", ["merged", "attached"])
+def test_a_set_that_says_nothing_is_not_forgotten_by_later_rows(adaptrix, stocked, tmp_path, mode):
+    folder = Path(shutil.copytree(SAMPLES / "math", tmp_path / "zero"))
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({n: t * 0 if "lora_B" in n else t for n, t in tensors.items()}, file)
+    main.run(["pull", str(folder), "--as", f"zero-{mode}", "--home", str(stocked), "-q"])
+    lines = ({"prompt": MATH, "adapters": f"zero-{mode}"}, {"prompt": MATH}, {"prompt": CODE})
+    given = batch(tmp_path / "b.jsonl", *lines)
+    status, out, err = adaptrix("--adapters", "math", "--batch", given, "--batch-size", 2,
+                                "--mode", mode)  # fmt: skip
+    assert sum(line.startswith("{") for line in out.splitlines()) == 3
+    assert status == 3, err
+    assert "zero_module" in err
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adaptrix.convert.arrays import to_numpy_f64
@@ -258,3 +259,35 @@ def test_variants_that_act_in_training_only_are_plain_factors(tmp_path, variant)
     with torch.no_grad():
         wanted, got = model.eval()(tokens).logits, again(tokens).logits
     assert float((wanted - got).abs().max()) < 1e-5 * float(wanted.abs().max())
+
+
+def test_pooled_inputs_are_repeated_columns(tmp_path):
+    from types import SimpleNamespace
+
+    from peft.tuners.lora.variants import QALoraLinearVariant
+
+    group, rank, width = 4, 3, 16
+    torch.manual_seed(0)
+    down, up = (
+        torch.nn.Linear(width // group, rank, bias=False),
+        torch.nn.Linear(rank, 16, bias=False),
+    )
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    save_file({f"{name}.lora_A.weight": down.weight.data, f"{name}.lora_B.weight": up.weight.data},
+              tmp_path / "adapter_model.safetensors")  # fmt: skip
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "target_modules": ["q_proj"],
+              "use_qalora": True, "qalora_group_size": group}  # fmt: skip
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    reading = read_adapter(open_path(tmp_path), ReadOptions(base_config=BASE))
+    layer = SimpleNamespace(
+        lora_A={"default": down}, lora_B={"default": up}, training=False, in_features=width,
+        lora_dropout={"default": torch.nn.Identity()}, scaling={"default": 2.0},
+        qalora_group_size={"default": group},
+    )  # fmt: skip
+    x = torch.randn(2, 5, width)
+    with torch.no_grad():
+        wanted = QALoraLinearVariant.forward(layer, "default", x, torch.zeros(2, 5, 16))
+    (delta,) = ours(reading).values()
+    np.testing.assert_allclose(x.numpy() @ delta.T, wanted.numpy(), rtol=1e-5, atol=1e-6)
+    asked = read_adapter(open_path(tmp_path)).inspection
+    assert "ambiguous_layout" in [problem.code for problem in asked.problems]

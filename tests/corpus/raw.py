@@ -153,63 +153,12 @@ def lora_vit(folder: Path, alpha: float) -> Dense:
     return found
 
 
-def down_up(folder: Path) -> Dense:
-    """``up·down·alpha/r`` of diffusion tools; without an alpha they apply the product as it is."""
-    tensors = tensors_of(weights_of(folder, "pytorch_lora_weights.safetensors"))
-    found = {}
-    for name, down in tensors.items():
-        for one, other in (("down", "up"), ("lora_A", "lora_B")):
-            stem, mark, tail = name.rpartition(one)
-            if (
-                mark
-                and tail in {"", ".weight"}
-                and (up := tensors.get(f"{stem}{other}{tail}")) is not None
-            ):
-                alpha = tensors.get(f"{stem.rpartition('.')[0]}.alpha", np.float64(down.shape[0]))
-                product = up.reshape(up.shape[0], -1) @ down.reshape(down.shape[0], -1)
-                found[name] = float(alpha) / down.shape[0] * product
-    return found
-
-
-def tensor_list(folder: Path) -> Dense:
-    """A bare list: up, down, up, down … (cloneofsimo/lora, ``save_lora_weight``)."""
-    listed = list(tensors_of(weights_of(folder)).values())
-    pairs = zip(listed[::2], listed[1::2], strict=True)
-    return {str(index): up @ down for index, (up, down) in enumerate(pairs)}
-
-
-def lycoris(folder: Path) -> Dense:
-    """LoKr: ``(w1 ⊗ w2)·alpha/r``, each whole or a product (LyCORIS, ``modules/lokr.py``)."""
-    tensors = tensors_of(weights_of(folder))
-    found = {}
-    for stem in sorted({name.rpartition(".")[0] for name in tensors}):
-        part = {n.rpartition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{stem}.")}
-        sides, rank = [], None
-        for side in ("lokr_w1", "lokr_w2"):
-            if side in part:
-                sides.append(part[side])
-                continue
-            rank = part[f"{side}_b"].shape[0]
-            core = part.get(f"{side.replace('w', 't')}")
-            assert core is None, f"{stem}: a Tucker core"
-            b = part[f"{side}_b"]
-            sides.append(part[f"{side}_a"] @ b.reshape(rank, -1))
-        one, two = sides
-        scale = 1.0 if rank is None else float(part["alpha"]) / rank
-        wide = two.reshape(two.shape[0], -1)
-        if two.ndim == 4:
-            joined = np.kron(one[:, :, None, None], two)
-            wide, one = joined.reshape(joined.shape[0], -1), np.ones((1, 1))
-        found[stem] = scale * np.kron(one, wide)
-    return found
-
-
 RAW: dict[str, Callable[..., Dense]] = {
     "peft": peft, "mlx": mlx, "per-layer": per_layer, "loralib": loralib, "lora-vit": lora_vit,
-    "diffusers": down_up, "lora_diffusion": down_up, "kohya": down_up, "xlabs": down_up,
-    "comfyui": down_up, "tensor-list": tensor_list, "lycoris": lycoris,
 }  # fmt: skip
 """One row per format that real files convert from."""
+ELSEWHERE = {"diffusers", "lora_diffusion", "lycoris"}
+"""Formats of diffusion models, whose dense updates are gigabytes: test_diffusion.py has them."""
 NAMED = {"peft", "mlx"}
 """Formats whose paths are those of the current transformers class."""
 ALPHA = {"loralib", "lora-vit", "mlx"}

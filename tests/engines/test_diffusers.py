@@ -159,6 +159,18 @@ def test_dora_on_the_unet(tmp_path, same):
     same(made.unet_output(load_unet(path)), made.unet_output(model), made.unet_output(made.unet()))
 
 
+def test_peft_loads_the_unets_part_alone(tmp_path, same):
+    from peft import PeftModel
+
+    found = made.layers(made.unet(), "attentions", "resnets")
+    raw = made.save(kohya(made.factors(found), flat_unet), tmp_path / "raw" / "x.safetensors")
+    adapter = made.converted(raw)
+    folder = made.written(adapter, "peft", tmp_path / "peft").parent
+    model = made.quiet(PeftModel.from_pretrained, made.unet(), str(folder)).eval()
+    wanted = made.unet_output(made.with_dense_updates(made.unet(), adapter, "unet"))
+    same(made.unet_output(model), wanted, made.unet_output(made.unet()))
+
+
 def load_text(path):
     model = made.text_encoder()
     state, alphas, metadata = made.quiet(

@@ -212,3 +212,16 @@ def test_survival_is_the_projection_of_what_arrived(base_folder, adapters):
         assert check.error == pytest.approx(float((actual - wanted).norm()), rel=1e-3)
         assert check.expected_norm == pytest.approx(float(wanted.norm()), rel=1e-5)
     assert 0.2 < session.check.survival["worst"] < 0.999
+
+
+def test_attached_to_a_held_base_is_pefts_too(base_folder, adapters):
+    base = half.mapped_base(base_folder)
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    wanted = pefts_logits(base_folder, adapters[1])
+    session = Session.open(base, [half.weighted(adapters[1])], mode="attached")
+    assert session.self_check().verdict is Verdict.PASS
+    got = logits(base.model)
+    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    after = base.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert base.model.lm_head.weight.dtype is torch.float16

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from adaptrix.loader.merge import Merged
 from adaptrix.loader.session import Session
 from adaptrix.schema.errors import UsageError
 
@@ -58,6 +59,40 @@ def test_any_order_gives_the_same_weights_and_the_base_back(world):
     assert same(before, state(base))
 
 
+def test_in_place_gives_the_same_weights(world):
+    folder, adapters = world
+    base = half.load_base(str(folder))
+    before = state(base)
+    session = Session(base, adapters)
+    for weights in ({"a0": 1.0}, {"a1": 0.7, "a2": 1.0}):
+        session.use(weights)
+        wanted = state(base)
+        session.detach()
+        tight = Session(base, adapters)
+        tight._effect = Merged(base, in_place=True)
+        places = {name: value.data_ptr() for name, value in base.model.named_parameters()}
+        tight.use({"a1": -1.0})
+        assert tight.use(weights).verdict == "PASS"
+        assert same(wanted, state(base))
+        assert places == {n: value.data_ptr() for n, value in base.model.named_parameters()}
+        tight.detach()
+        assert same(before, state(base))
+
+
+def test_a_base_that_cannot_be_restored_is_not_generated_with(world):
+    folder, adapters = world
+    base = half.load_base(str(folder))
+    session = Session(base, adapters)
+    session._effect = Merged(base, in_place=True)
+    session.use({"a0": 1.0})
+    name = next(iter(session._effect._pristine))
+    session._effect._pristine[name] = torch.zeros(3)  # as a lost device would have it
+    with pytest.raises(RuntimeError):
+        session.use({"a1": 1.0})
+    with pytest.raises(UsageError, match="could not be restored"):
+        session.generate(["one two"])
+
+
 def test_a_switch_writes_into_the_memory_of_the_last_set(world):
     folder, adapters = world
     base = half.mapped_base(folder)
@@ -69,14 +104,17 @@ def test_a_switch_writes_into_the_memory_of_the_last_set(world):
     assert base.model.get_parameter(name).data_ptr() == place
 
 
-def test_a_failure_at_any_step_leaves_the_base(world):
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_failure_at_any_step_leaves_the_base(world, in_place):
     folder, (good, _, second) = world
     reads = 2 * len(second.adapter.modules)
     for left in range(reads):
         fuse = {"left": 10_000}
-        base = half.mapped_base(folder)
+        # In place is for devices; a CPU merges so only where nothing is mapped.
+        base = half.load_base(str(folder)) if in_place else half.mapped_base(folder)
         before = state(base)
         session = Session(base, [good, half.failing(second, fuse)])
+        session._effect = Merged(base, in_place=in_place)
         session.use({"a0": 1.0})
         fuse["left"] = left
         with pytest.raises(OSError, match="disk gone"):

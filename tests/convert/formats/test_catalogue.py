@@ -9,6 +9,7 @@ import json
 import struct
 import tarfile
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -105,6 +106,38 @@ def hub(more):
     inner = {"architecture": "lora", "r": 2, "alpha": 4, "composition_mode": "add", **more}
     return {"adapter_config.json": json.dumps({"config": inner, "name": "x", "model_type": "bert",
                                                "model_name": "me/bert"}).encode()}  # fmt: skip
+
+
+def gguf_file(tmp, kind="adapter", arch="phi2", adapter="lora"):
+    path = tmp / "adapter.gguf"
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_type(kind)
+    writer.add_string("adapter.type", adapter)
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for side, shape in (("a", (2, WIDTH)), ("b", (WIDTH, 2))):
+        writer.add_tensor(f"blk.0.attn_q.weight.lora_{side}", mat(*shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return {"adapter.gguf": path.read_bytes()}
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [({}, ""), ({"kind": "model"}, "full_checkpoint"), ({"arch": "nonesuch"}, "unsupported_method"),
+     ({"adapter": "control"}, "unsupported_method")],
+)  # fmt: skip
+def test_gguf(tmp_path, options, code):
+    reading = read_adapter(files_of(gguf_file(tmp_path, **options)))
+    assert reading.inspection.format.name == "gguf"
+    assert not reading.inspection.tensors.unknown
+    if not code:
+        assert reading.adapter is not None
+        return
+    error = refusal(reading)
+    assert error.code == code
+    assert " yet" not in f"{error.message} {error.hint}"
 
 
 B = "bert.encoder.layer.0.attention.self.query"

@@ -237,6 +237,10 @@ def test_what_needs_the_base_is_refused_with_the_reason(parts, words):
         ({"lokr_w1": (4, 4), "lokr_w2_a": (80, 2), "lokr_w2_b": (3, 80)}, "shape_mismatch"),
         ({"hada_w1_a": (320, 2), "hada_w1_b": (3, 320), "hada_w2_a": (320, 2), "hada_w2_b": (2, 320)}, "shape_mismatch"),
         ({"lora_down.weight": (4, 320), "lora_up.weight": (320, 4), "scalar": ()}, "unknown_tensors"),
+        ({"hada_w1_a": (320, 2, 1), "hada_w1_b": (2, 320), "hada_w2_a": (320, 2), "hada_w2_b": (2, 320)}, "shape_mismatch"),
+        ({"lora_down.weight": (4, 320, 3, 3), "lora_mid.weight": (4, 4, 3, 3), "lora_up.weight": (320, 4)}, "shape_mismatch"),
+        ({"lora_down.weight": (4, 320), "lora_up.weight": (320, 4), "alpha": (2,)}, "shape_mismatch"),
+        ({"lokr_w1_a": (30000, 1), "lokr_w1_b": (1, 2), "lokr_w2_a": (30000, 1), "lokr_w2_b": (1, 2)}, "unsupported_method"),
     ],
 )  # fmt: skip
 def test_broken_parts_are_named(parts, code):
@@ -399,3 +403,8 @@ def test_a_text_encoder_that_many_models_share_shares_the_probability():
 def test_language_models_with_a_transformer_are_not_pipelines():
     for path in ("transformer.h.0.attn.c_attn", "transformer.blocks.0.attn.Wqkv", "transformer.layers.0.mlp.dense"):  # fmt: skip
         assert component_of(path) == ""
+
+
+def test_a_scalar_factor_is_no_crash():
+    reading = read({"base_model.model.q.lora_A.weight": draw(), "base_model.model.q.lora_B.weight": draw(4, 2)})  # fmt: skip
+    assert reading.adapter is None
