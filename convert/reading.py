@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.architecture.detect import (
     UNKNOWN,
     Claims,
@@ -197,7 +198,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
     seen = _observations(draft)
     diffusion = detect_diffusion(seen, draft.architecture)
     detection = diffusion or _settled(detect(seen, claims), draft, options)
-    detection = _as_stated(detection, draft, claims.base_model_type)
+    detection = _as_stated(detection, draft, options)
     stopped = _stops(draft.problems)
     sound = not any(p.code in _BROKEN for p in draft.problems)
     family = "phi" if options.phi_layout and detection.family == UNKNOWN else detection.family
@@ -284,10 +285,12 @@ def _settled(detection: Detection, draft: Draft, options: ReadOptions) -> Detect
     )
 
 
-def _as_stated(detection: Detection, draft: Draft, stated: str) -> Detection:
+def _as_stated(detection: Detection, draft: Draft, options: ReadOptions) -> Detection:
     """``--base`` decides where the names are its old ones, or a relative's."""
+    stated = str((options.base_config or {}).get("model_type", ""))
+    declared = named_base(options, draft.base_name).family
     paths = [f.path for f in draft.factors]
-    family = family_of_names(detection.family, stated, paths)
+    family = family_of_names(detection.family, stated, paths, declared=declared)
     if family == detection.family:
         return detection
     others = tuple(c for c in detection.candidates if c.family != family)

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from adaptrix.convert.architecture.catalogue import catalogue
 from adaptrix.convert.architecture.experts import of_one_expert, stacked_names
 from adaptrix.convert.architecture.family import Family, by_template
+from adaptrix.convert.architecture.formula import UNKNOWN_SIZE
 from adaptrix.convert.architecture.observed import Seen
 from adaptrix.convert.architecture.plain_families import FORMER_NAMES, PLAIN_FAMILIES
-from adaptrix.convert.architecture.shape import Shapes
+from adaptrix.convert.architecture.shape import Shape, Shapes
+from adaptrix.convert.layouts.renames import anonymous, former_owners, moves
 
 _MOST_WRAPPERS = 3
+_COMMON = 8
+"""Families that have a name today, from which on it is nobody's former name."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,9 +69,12 @@ def _named(names: list[str], wrapper: str) -> dict[str, Hypothesis]:
 def _places(name: str) -> Iterator[tuple[str, Shapes, bool]]:
     """Every family with ``name``: how it is there, and whether only without its root."""
     yield from _in_catalogue(name)
+    owners = set(former_owners(name))
     for stacked, is_half in stacked_names(name):
         for family_name, shapes, bare in _in_catalogue(stacked):
-            yield family_name, of_one_expert(shapes, is_half=is_half), bare
+            # Which families had experts of these names (w1, gate_proj) is known where any is.
+            if not owners or family_name in owners:
+                yield family_name, of_one_expert(shapes, is_half=is_half), bare
     for family in PLAIN_FAMILIES:
         rooted, bare_shapes = _in_plain(family, name)
         if rooted or bare_shapes:
@@ -75,6 +82,7 @@ def _places(name: str) -> Iterator[tuple[str, Shapes, bool]]:
     for family_name, former in FORMER_NAMES.items():
         if name in former:
             yield family_name, former[name], False
+    yield from _renamed(name)
 
 
 def _in_catalogue(name: str) -> Iterator[tuple[str, Shapes, bool]]:
@@ -87,6 +95,32 @@ def _in_catalogue(name: str) -> Iterator[tuple[str, Shapes, bool]]:
     for place in every.occurrences(name):
         bare = place.is_body and bool(every.roots[place.position])
         yield every.types[place.position], place.shapes, bare
+
+
+def _renamed(name: str) -> Iterator[tuple[str, Shapes, bool]]:
+    """Families in which transformers gave this module another name.
+
+    Names that many families have today (``model.layers.{}.self_attn.q_proj``) are left to
+    those: there a former name tells nothing, and the base decides.
+    """
+    every = catalogue()
+    first, _, rest = name.partition(".")
+    rooted = every.occurrences(rest) if rest else ()
+    today = sum(f"{first}." in every.roots[place.position] for place in rooted)
+    if today + len(every.occurrences(name)) > _COMMON:
+        return
+    for family in former_owners(name):
+        known = every.family(family)
+        if family not in FORMER_NAMES and known is not None:
+            yield family, _shapes_today(known, name), False
+
+
+def _shapes_today(family: Family, name: str) -> Shapes:
+    """Shapes of the module that ``name`` became; of any size where it was joined or cut."""
+    for old, move in moves(family.name).items():
+        if anonymous(old) == name and move.parts == len(move.to) == 1:
+            return family.shapes(move.to[0].replace("{}", "0"))
+    return (Shape(sizes=(UNKNOWN_SIZE, UNKNOWN_SIZE)),)
 
 
 def _in_plain(family: Family, name: str) -> tuple[Shapes, Shapes]:

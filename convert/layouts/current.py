@@ -39,15 +39,19 @@ def current_names(named: Named, family: str, sizes: Dimensions, options: ReadOpt
     return _with(named, moved, "split" if source == family else source)
 
 
-def family_of_names(detected: str, stated: str, paths: Sequence[str]) -> str:
+def family_of_names(detected: str, stated: str, paths: Sequence[str], *, declared: str = "") -> str:
     """The base's family where the file's names are its old ones, or a relative's.
 
     Args:
         detected: Family by content.
         stated: ``model_type`` of the base that was given, or ``""``.
         paths: Module paths of the file.
+        declared: Family of the base that the source names; counts for old names only, since
+            split copies of a base go by its name too.
     """
-    if not stated or stated == detected:
+    if not stated:
+        return declared if has_old_names(declared, paths) else detected
+    if stated == detected:
         return detected
     if has_old_names(stated, paths) or source_form(stated, paths) is not None:
         return stated

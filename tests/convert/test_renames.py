@@ -1,7 +1,12 @@
 """The table of old names: what holds for every row, and what transformers itself says of some."""
 
-import pytest
+import json
 
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from adaptrix.convert.architecture.detect import Claims, Observation, detect
 from adaptrix.convert.layouts.renames import (
     anonymous,
     fill,
@@ -13,6 +18,8 @@ from adaptrix.convert.layouts.renames import (
     renamed_families,
     slots,
 )
+from adaptrix.convert.reading import read_adapter
+from adaptrix.convert.source import open_path
 
 FAMILIES = renamed_families()
 
@@ -100,3 +107,47 @@ def test_transformers_loads_a_checkpoint_of_the_old_names(family):
             checked += 1
             assert new == full
     assert checked >= 3
+
+
+ATTENTION = ("q_proj", "v_proj")
+OLD = {
+    "dinov2": ("dinov2.encoder.layer.{}.attention.attention.{}", ("query", "value"), ""),
+    "swin": ("swin.encoder.layers.0.blocks.{}.attention.self.{}", ("query", "value"), ""),
+    "vit": ("vit.encoder.layer.{}.attention.attention.{}", ("query", "value"), ""),
+    "llava": ("language_model.model.layers.{}.self_attn.{}", ATTENTION, "llava-hf/llava-1.5-7b-hf"),
+    "gemma3": ("language_model.model.layers.{}.self_attn.{}", ATTENTION, "google/gemma-3-4b-it"),
+    "mixtral": ("model.layers.{}.block_sparse_moe.experts.0.{}", ("w1", "w2", "w3"), "mistralai/Mixtral-8x7B-v0.1"),
+    "qwen3_moe": ("model.layers.{}.mlp.experts.0.{}", ("gate_proj", "up_proj", "down_proj"), "Qwen/Qwen3-30B-A3B"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", OLD)
+def test_old_names_tell_the_family(family):
+    template, last, base = OLD[family]
+    paths = [template.format(layer, name) for layer in range(4) for name in last]
+    found = detect([Observation(path=path) for path in paths], Claims(base_name=base))
+    assert found.family == family
+    assert found.confidence > 0.9
+
+
+def test_old_names_that_many_have_today_need_the_base(tmp_path):
+    """Today's Llama and Qwen2, yesterday's Qwen2-VL: the declared base decides."""
+    tensors = {}
+    for layer in range(2):
+        for name in ATTENTION:
+            key = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            tensors[f"{key}.lora_A.weight"] = np.ones((2, 16), np.float32)
+            tensors[f"{key}.lora_B.weight"] = np.ones((16, 2), np.float32)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": list(ATTENTION)}
+    for base, family, first in (
+        ("Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl", "model.language_model.layers.0.self_attn.q_proj"),
+        ("Qwen/Qwen2-7B-Instruct", "qwen2", "model.layers.0.self_attn.q_proj"),
+    ):
+        folder = tmp_path / family
+        folder.mkdir()
+        save_file(tensors, folder / "adapter_model.safetensors")
+        config["base_model_name_or_path"] = base
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        reading = read_adapter(open_path(folder))
+        assert reading.adapter.family == family
+        assert reading.adapter.modules[0].path == first
