@@ -122,7 +122,7 @@ SEMANTICS = (
     case(25, "boolean factors", weights(m.saved(m.factors(1), "BOOL")), "non_float_factor", 1),
     *(case(26, f"regular expression in {key}", patterned(key), "", 0) for key in ("target_modules", "layers_pattern")),
     *(case(26, f"regular expression in {key}", patterned(key), "", 0) for key in ("rank_pattern", "alpha_pattern")),
-    *(case(26, f"class {text}", configured(rank_pattern={text: 4}), "unsupported_pattern", 2, 1) for text in ("[z-a]_proj", "[90.\\]x", "[a--b]")),
+    *(case(26, f"class {text}", configured(rank_pattern={text: 4}), "invalid_config", 2, 1) for text in ("[z-a]_proj", "[90.\\]x", "[a--b]")),
     *(case(26, f"long path, {key}", long_module(key), "", 3) for key in ("target_modules", "rank_pattern", "alpha_pattern")),
     case(27, "configuration of 1 GB", m.huge_config, "invalid_config"),
     case(27, "configuration 100,000 deep", config_bytes(m.nested_json(100_000)), "invalid_config"),
