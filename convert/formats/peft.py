@@ -19,9 +19,9 @@ from adaptrix.convert.formats.peft_initial import subtract_initial
 from adaptrix.convert.formats.peft_others import read_other_method
 from adaptrix.convert.formats.peft_parameters import parameters
 from adaptrix.convert.formats.peft_replacements import (
-    is_saved,
     VALUE_HEAD,
     Leftovers,
+    is_saved,
     is_whole_model,
     replacements,
 )
