@@ -40,8 +40,7 @@ _VARIANTS: Mapping[str, tuple[str, str, str]] = {
     "layer_replication": (
         "unsupported_method",
         "layer_replication numbers the layers of a base that was grown first",
-        "Load it with PEFT, which grows the base, and merge it there. For a base that was grown "
-        "and saved already, take layer_replication out of the configuration.",
+        "Load it with PEFT, which grows the base so, and merge it there.",
     ),
 }
 _NARROWING = ("exclude_modules", "layers_to_transform")

@@ -13,13 +13,13 @@ from functools import partial
 from adaptrix.convert.arrays import take_rows, transpose
 from adaptrix.convert.gguf_file import gguf_bytes
 from adaptrix.convert.gguf_names import (
-    ARCHITECTURES,
     OUTER,
     GgufArchitecture,
     architecture_of,
 )
 from adaptrix.convert.layouts.rotary import neighbour_rows
 from adaptrix.convert.numeric import np
+from adaptrix.convert.writers.families import other_family
 from adaptrix.convert.writers.files import encoded_file
 from adaptrix.convert.writers.heads import heads_of
 from adaptrix.convert.writers.scales import alpha_for
@@ -76,15 +76,7 @@ def write(adapter: Adapter) -> Written:
 def _architecture(adapter: Adapter) -> tuple[str, GgufArchitecture]:
     found = architecture_of(adapter.family)
     if found is None:
-        families = sorted({f for a in ARCHITECTURES.values() for f in (a.family, *a.others)})
-        known = f"GGUF is written for {', '.join(families)}"
-        hint = "" if adapter.family else "Pass --base with the base model's folder or id."
-        raise Refused(
-            f"{known}; not for {adapter.family or 'an unknown family'}",
-            where="gguf",
-            code="unsupported_target",
-            hint=hint,
-        )
+        raise other_family("gguf", adapter)
     return found
 
 
