@@ -21,6 +21,7 @@ from adaptrix.loader.catalogue.building import (
     entries_of,
     model_classes,
 )
+from adaptrix.loader.catalogue.defaults import derived, nested_configs
 from adaptrix.loader.catalogue.experiment import Experiment, first_index, holds, sizes_of
 from adaptrix.loader.catalogue.leaves import LAYERS, Number, changed, leaves, switches, unset
 from adaptrix.loader.catalogue.solving import term
@@ -340,66 +341,11 @@ def _settle_fields(
         else:
             fallback = experiment.fields.get(name, found.fallbacks.get(name))
             found.defaults[name] = defaults.get(name, fallback or 0)
-    _derived(found, experiment.config, filled)
-    nested = [("", experiment.config), *_nested(experiment.config)]
+    found.defaults |= derived(found.defaults, experiment.config, filled)
+    nested = [("", experiment.config), *nested_configs(experiment.config)]
     for prefix, config in nested:
         for alias, name in (getattr(config, "attribute_map", None) or {}).items():
             if f"{prefix}{name}" in found.defaults:
                 found.aliases[f"{prefix}{alias}"] = f"{prefix}{name}"
         if prefix:
             found.inner[prefix[:-1]] = str(getattr(config, "model_type", ""))
-
-
-def _nested(config: PretrainedConfig, prefix: str = "") -> list[tuple[str, PretrainedConfig]]:
-    found = []
-    for name, value in vars(config).items():
-        if isinstance(value, PretrainedConfig):
-            found.append((f"{prefix}{name}.", value))
-            found += _nested(value, f"{prefix}{name}.")
-    return found
-
-
-def _derived(found: Description, config: PretrainedConfig, filled: Mapping[str, str]) -> None:
-    """Defaults that the configuration's own code computes from other fields."""
-    for prefix, inner in [("", config), *_nested(config)]:
-        names = [n.removeprefix(prefix) for n in found.defaults if n.startswith(prefix)]
-        names = [n for n in names if "." not in n and f"{prefix}{n}" not in filled]
-        plain = _attributes(inner, {}, names) or {}
-        for name, exponents in _followers(inner, plain, names).items():
-            constant = Fraction(plain[name])
-            for other, power in exponents.items():
-                constant /= Fraction(plain[other]) ** power
-            if constant.denominator <= 64:
-                powers = {f"{prefix}{n}": p for n, p in exponents.items()}
-                found.defaults[f"{prefix}{name}"] = term(constant, powers)
-
-
-def _followers(
-    config: PretrainedConfig, plain: Mapping[str, Number], names: list[str]
-) -> dict[str, dict[str, int]]:
-    """Fields that double, or halve, when another one is given twice its value."""
-    powers: dict[str, dict[str, int]] = defaultdict(dict)
-    for changing in plain:
-        after = _attributes(config, {changing: plain[changing] * 2}, names) or {}
-        for name, value in after.items():
-            if name != changing and plain.get(name):
-                ratio = Fraction(value) / Fraction(plain[name])
-                if ratio in (2, Fraction(1, 2)):
-                    powers[name][changing] = 1 if ratio == 2 else -1
-    return powers
-
-
-def _attributes(
-    config: PretrainedConfig, values: Mapping[str, Number], names: list[str]
-) -> dict[str, Number] | None:
-    make: Any = type(config)
-    try:
-        made = make(**values)
-    except Exception:  # noqa: BLE001 - a configuration may need arguments
-        return None
-    # As written, not as attributes: some differ per layer and refuse to be asked.
-    tree = made.to_dict()
-    found = {name: tree.get(name) for name in names}
-    return {
-        n: v for n, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)
-    }
