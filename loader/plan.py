@@ -210,6 +210,15 @@ def _unmergeable(structure: BaseStructure, name: str, path: ModulePath) -> Itera
         yield f"{name}: {path}.weight is tied; merging would change both ends"
 
 
+def _untied(structure: BaseStructure, name: str, item: Replacement) -> Iterator[str]:
+    """PEFT keeps both ends apart when one of them is replaced; one parameter cannot."""
+    if item.role is not ReplacementRole.TRAINABLE_TOKENS and item.parameter in structure.tied:
+        yield (
+            f"{name}: {item.parameter} is tied; replacing it would change both ends; "
+            "run with --mode attached"
+        )
+
+
 def _conflicts(
     structure: BaseStructure, present: Sequence[WeightedAdapter], mode: str
 ) -> Iterator[str]:
@@ -226,6 +235,8 @@ def _conflicts(
             if mode == "merged":
                 yield from _unmergeable(structure, entry.name, module.path)
         for item in entry.adapter.replacements:
+            if mode == "merged":
+                yield from _untied(structure, entry.name, item)
             if item.parameter in replaced:
                 yield f"{replaced[item.parameter]} and {entry.name} both replace {item.parameter}"
             replaced[item.parameter] = entry.name
