@@ -208,6 +208,19 @@ def test_pages_without_the_toolkit_are_those_of_the_index(home, pattern, limit, 
     assert found == home.adapters(pattern, limit=limit, after=after)
 
 
+def test_a_name_is_resolved_without_the_toolkit(home):
+    digest = add(home, 1)
+    home.references.set("math", "latest", digest, expected=None, reason="pull")
+    with Home.open(home.path) as closed:
+        assert closed.target("math", "latest") == digest
+        assert closed._opened is None
+        assert closed.target("math", "v1") is None
+    home.close()
+    (home.path / "adaptrix.sqlite3").unlink()
+    with Home.open(home.path) as again:
+        assert again.target("math", "latest") == digest
+
+
 def test_a_lost_manifest_is_listed_the_same(home):
     digest = add(home, 1)
     home.references.set("math", "latest", digest, expected=None, reason="pull")
