@@ -161,7 +161,7 @@ def test_pages_in_circles_end(monkeypatch):
 def test_a_commit_that_is_no_commit_is_refused(commit):
     body = json.dumps({"id": "any/lora", "sha": commit, "siblings": [], "tags": []}).encode()
     with server(lambda h: say(h, body)) as (url, _):
-        with pytest.raises(RemoteError) as caught:
+        with pytest.raises(RemoteError, match="no commit id") as caught:
             quick_hub(url).snapshot()
     assert caught.value.exit_status == 6
     assert len(str(caught.value)) < 1000
@@ -182,15 +182,16 @@ def test_a_digest_header_that_is_no_digest():
                 makers.client(url).resolve("math", "latest")
 
 
-def layer(**changes):
-    title = {"org.opencontainers.image.title": "adapter_model.safetensors"}
+def layer(name="adapter_model.safetensors", **changes):
+    title = {"org.opencontainers.image.title": name}
     return {**BLOB.to_json(), "annotations": title, **changes}
 
 
 @contextmanager
 def served(changes):
     """A registry whose one manifest is changed so; gives its client and the digest."""
-    data = json.dumps({**json.loads(makers.manifest_of()), **changes}).encode()
+    plain = {**json.loads(makers.manifest_of()), "layers": [layer()]}
+    data = json.dumps({**plain, **changes}).encode()
     with server(lambda h: say(h, data)) as (url, _):
         yield makers.client(url), Digest.of(data)
 
@@ -204,7 +205,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
         {"mediaType": INDEX, "manifests": []},
         {"mediaType": "text/plain"},
         {"layers": {"0": 1}},
-        {"layers": [layer()] * (MAX_LAYERS + 1)},
+        {"layers": [layer(f"{n}.safetensors") for n in range(MAX_LAYERS + 1)]},
         {"layers": [layer(digest="sha512:" + "0" * 128)]},
         {"layers": [layer(digest="../../x")]},
         {"layers": [layer(size=-1)]},
@@ -221,6 +222,12 @@ def test_manifests_that_are_none(changes):
         with pytest.raises((FormatError, IntegrityError, PolicyRefused)) as caught:
             artifact_snapshot(remote, "math", read_artifact(remote, "math", digest))
     assert len(str(caught.value)) < 1000
+
+
+def test_the_manifest_without_any_change_is_one():
+    with served({}) as (remote, digest):
+        found = artifact_snapshot(remote, "math", read_artifact(remote, "math", digest))
+    assert [file.path for file in found.files] == ["adapter_model.safetensors"]
 
 
 def test_a_layer_elsewhere_is_never_fetched_from_there():
