@@ -169,7 +169,7 @@ def test_an_ambiguous_prefix_lists_what_fits(home):
 def test_a_composition_has_no_conversion(home):
     digest = add(home, 1, conversion=None, recipe={"method": "linear"})
     (entry,) = home.versions()
-    assert (entry.digest, entry.format, entry.verdict) == (digest, "composed", "")
+    assert (entry.digest, entry.format, entry.verdict) == (digest, "composed", "PASS")
 
 
 def test_adapters_and_search(home):
