@@ -184,7 +184,7 @@ def main() -> int:
         found[part] = json.loads(done.stdout.splitlines()[-1])
         print(part, json.dumps(found[part]), flush=True)
     good = not found.get("weights") or (
-        found["weights"]["worst_steps"] <= 0.501 and found["weights"]["base_is_back"] == 1
+        found["weights"]["worst_steps"] <= 1 and found["weights"]["base_is_back"] == 1
     )
     for part in ("merged_float32", "attached_float32"):
         if part in found:

@@ -78,13 +78,8 @@ def run_demo(out: Output) -> int:
     return 0 if passed else 1
 
 
-def _say(out: Output, text: str) -> None:
-    if out.human:
-        out.piece(text + "\n")
-
-
 def _pull(registry: Registry, out: Output) -> Iterator[dict[str, Any]]:
-    _say(out, f"Five adapters for {BASE_NAME}, each saved by another tool:\n")
+    out.say(f"Five adapters for {BASE_NAME}, each saved by another tool:\n")
     for sample in ADAPTERS:
         started = time.perf_counter()
         report = registry.pull(
@@ -95,8 +90,7 @@ def _pull(registry: Registry, out: Output) -> Iterator[dict[str, Any]]:
             capabilities=sample.capabilities,
         )
         row = _pull_row(sample.name, report, time.perf_counter() - started)
-        _say(
-            out,
+        out.say(
             f"  pull {sample.name:9} {report.format:5} {report.layout:13} {report.architecture} "
             f"({report.confidence:.3f})  {report.modules:2} modules  {report.fidelity}  "
             f"{report.verdict}  {row['seconds']:.2f} s",
@@ -122,8 +116,7 @@ def _pull_row(name: str, report: PullReport, seconds: float) -> dict[str, Any]:
 def _compose(registry: Registry, out: Output) -> dict[str, Any]:
     report = registry.compose(list(WEIGHTS.items()), output=COMPOSED)
     recipe = " + ".join(f"{weight:g}·{name}" for name, weight in WEIGHTS.items())
-    _say(
-        out,
+    out.say(
         f"\n  compose {report.reference} = {recipe}: {report.modules} modules, "
         f"relative error {report.error:.1g}\n",
     )

@@ -128,8 +128,18 @@ class Output:
                     _write(sys.stdout, clean(line))
 
     def piece(self, text: str) -> None:
-        """Stream generated text: to a pipe as it is, to a terminal without escapes."""
+        """Stream generated text: to a pipe as it is, to a terminal without escapes.
+
+        Only what the stream's encoding lacks is written as an escape: the text is the
+        model's, so that none of it is put in other words.
+        """
         _raw(sys.stdout, clean_prose(text) if sys.stdout.isatty() else text)
+
+    def say(self, text: str) -> None:
+        """Lines of ours, printed to people as soon as they are known."""
+        if self.human:
+            for line in text.split("\n"):
+                _write(sys.stdout, clean(line))
 
     def note(self, text: str) -> None:
         """Say something on stderr, to people only."""
@@ -182,12 +192,12 @@ def size_text(size_bytes: int) -> str:
 
 
 def _write(stream: Any, text: str) -> None:
+    if not (stream.encoding or "utf-8").lower().replace("-", "").startswith("utf"):
+        text = text.translate(_ASCII)
     _raw(stream, text + "\n")
 
 
 def _raw(stream: Any, text: str) -> None:
     encoding = stream.encoding or "utf-8"
-    if not encoding.lower().replace("-", "").startswith("utf"):
-        text = text.translate(_ASCII)
     stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
     stream.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from adaptrix.loader.base_place import (
+    config_of,
     load_pretrained,
     load_tokenizer,
     locate,
@@ -24,7 +24,7 @@ from adaptrix.loader.mapped import load_mapped
 from adaptrix.loader.placement import WIDEN_BELOW_BYTES, Placement
 from adaptrix.loader.placement import place as place_weights
 from adaptrix.loader.structure import BaseStructure, structure_of, structure_of_config
-from adaptrix.schema.canonical import Json, canonical_json
+from adaptrix.schema.base_config import config_digest
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import UsageError
 
@@ -65,7 +65,7 @@ class BaseModel:
         model: The model, in ``compute_dtype``; its values are exact in ``dtype``.
         tokenizer: Its tokenizer.
         structure: Its structure.
-        config_digest: Digest of its configuration's canonical text.
+        config_digest: Digest of its ``config.json``; a pull with this base records the same.
         dtype: The dtype its weights are kept and merged in.
         compute_dtype: The dtype it computes in.
         device: Where it is.
@@ -169,18 +169,18 @@ def load_base(
     with translated(spec):
         mapped = load_mapped(place)
         model, checkpoint = mapped or (load_pretrained(place, dtype), None)
+        config = config_of(place, model)
         tokenizer = load_tokenizer(place)
     sources = dict(_mapped_tensors(model, checkpoint)) if target.type != "cpu" else {}
     placed = _place_model(model, dtype, target, widen_below)
     model.eval()
     model.requires_grad_(False)
-    config = canonical_json(_without_floats(json.loads(model.config.to_json_string())))
     return BaseModel(
         name=spec,
         model=model,
         tokenizer=tokenizer,
         structure=structure_of(model, spec),
-        config_digest=Digest.of(config),
+        config_digest=config_digest(config),
         dtype=placed.dtype,
         compute_dtype=placed.compute,
         device=target,
@@ -217,13 +217,3 @@ def _place_model(
     else:
         nn.Module.to(model, device=device, dtype=placed.compute)
     return placed
-
-
-def _without_floats(value: object) -> Json:
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, dict):
-        return {str(key): _without_floats(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_floats(entry) for entry in value]
-    return value if isinstance(value, bool | int | str) else None

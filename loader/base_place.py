@@ -6,6 +6,7 @@ fetches into the Hub's own cache. Code from a repository is never run.
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +26,11 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.hub import cached_file
 
 from adaptrix.hub.faults import error_for_status
 from adaptrix.samples import BASE_DIR, BASE_NAME
+from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import (
     AccessDenied,
     AdaptrixError,
@@ -187,6 +190,21 @@ def complete(place: BasePlace, model: PreTrainedModel, found: Mapping[str, Any])
     if getattr(model, "_hf_peft_config_loaded", False):
         raise FormatError("this repository holds an adapter", where=place.name)
     return model
+
+
+def config_of(place: BasePlace, model: PreTrainedModel) -> dict[str, Json]:
+    """The configuration as its file has it; for a GGUF file what transformers makes of it.
+
+    Raises:
+        FormatError: it is no JSON object.
+    """
+    if place.gguf_file is not None:
+        return dict(json.loads(model.config.to_json_string()))
+    found = cached_file(place.location, "config.json", revision=place.revision)
+    document = json.loads(Path(str(found)).read_bytes())
+    if not isinstance(document, dict):
+        raise FormatError("config.json holds no object", where=place.name)
+    return document
 
 
 def load_tokenizer(place: BasePlace) -> Any:

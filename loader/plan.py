@@ -202,12 +202,22 @@ def _replacement_misfits(
         yield f"{entry.name}: {item.parameter} is absolute and takes weight 1 only"
 
 
-def _unmergeable(structure: BaseStructure, name: str, path: ModulePath) -> Iterator[str]:
-    shape = structure.modules.get(path)
-    if shape is not None and not shape.mergeable:
-        yield f"{name}: {path} is quantised; run with --mode attached"
-    if f"{path}.weight" in structure.tied:
-        yield f"{name}: {path}.weight is tied; merging would change both ends"
+def _unmergeable(structure: BaseStructure, entry: WeightedAdapter) -> Iterator[str]:
+    """What merged mode cannot do, and attached mode can."""
+    for module in entry.adapter.modules:
+        shape = structure.modules.get(module.path)
+        if shape is not None and not shape.mergeable:
+            yield f"{entry.name}: {module.path} is quantised; run with --mode attached"
+        if f"{module.path}.weight" in structure.tied:
+            yield f"{entry.name}: {module.path}.weight is tied; merging would change both ends"
+    for item in entry.adapter.replacements:
+        # PEFT keeps both ends apart when one of them is replaced; one parameter cannot.
+        tokens = item.role is ReplacementRole.TRAINABLE_TOKENS
+        if item.parameter in structure.tied and not tokens:
+            yield (
+                f"{entry.name}: {item.parameter} is tied; replacing it would change both ends; "
+                "run with --mode attached"
+            )
 
 
 def _conflicts(
@@ -223,8 +233,8 @@ def _conflicts(
                 dora[module.path] = entry.name
                 if entry.weight != 1:
                     yield f"{entry.name}: DoRA on {module.path} takes weight 1 only"
-            if mode == "merged":
-                yield from _unmergeable(structure, entry.name, module.path)
+        if mode == "merged":
+            yield from _unmergeable(structure, entry)
         for item in entry.adapter.replacements:
             if item.parameter in replaced:
                 yield f"{replaced[item.parameter]} and {entry.name} both replace {item.parameter}"

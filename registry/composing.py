@@ -10,7 +10,7 @@ from adaptrix.compose.baking import BaseWeights
 from adaptrix.compose.combine import Composition, accepted, combine
 from adaptrix.compose.methods import find
 from adaptrix.compose.settings import resolve as resolve_settings
-from adaptrix.registry.ingredients import Prepared, prepare
+from adaptrix.registry.ingredients import Prepared, prepare, shared_config
 from adaptrix.registry.licenses import combined
 from adaptrix.registry.looking import open_version
 from adaptrix.registry.planning import refuse_twice
@@ -190,6 +190,7 @@ def _provenance(
         parents=tuple(lineage),
         description=request.description,
         license=licence,
+        base_config=shared_config(parents),
         capabilities=tuple(
             dict.fromkeys(word for p in parents for word in p.manifest.record.capabilities)
         ),

@@ -94,6 +94,12 @@ def _grams(path: Path) -> tuple[Mapping[str, LazyTensor], Digest]:
     return open_safetensors(source).tensors, Digest.of_chunks(chunks)
 
 
+def shared_config(parents: Sequence[StoredAdapter]) -> Digest | None:
+    """The configuration that all parents were checked against; None unless all were."""
+    found = {parent.manifest.record.base.config_digest for parent in parents}
+    return found.pop() if len(found) == 1 else None
+
+
 def _check_configs(parents: Sequence[StoredAdapter], base: BaseWeights | None) -> None:
     known = {
         parent.manifest.record.base.config_digest: parent.reference
@@ -105,5 +111,7 @@ def _check_configs(parents: Sequence[StoredAdapter], base: BaseWeights | None) -
     if len(known) > 1:
         listed = ", ".join(f"{name} {digest}" for digest, name in known.items())
         raise IncompatibleAdapter(
-            f"configurations of the bases differ: {listed}", where="base model"
+            f"configurations of the bases differ: {listed}",
+            where="base model",
+            hint="If it is one base all the same, pull them all with the same --base.",
         )

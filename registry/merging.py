@@ -25,7 +25,7 @@ class Merging(ABC):
 
     def compose(
         self,
-        inputs: Sequence[tuple[str, float] | Ingredient],
+        inputs: Sequence[str | tuple[str, float] | Ingredient],
         *,
         output: str,
         method: str = "linear",
@@ -40,7 +40,7 @@ class Merging(ABC):
         """Make a new version from others, without the base model.
 
         Args:
-            inputs: Pairs of reference and weight, or ingredients with rules.
+            inputs: References (weight 1), pairs with a weight, or ingredients with rules.
             output: ``NAME[:TAG]``.
             method: ``NAME`` or ``NAME@SPACE`` of ``adaptrix compose --methods``.
             parameters: Values of the method's parameters.
@@ -71,7 +71,7 @@ class Merging(ABC):
 
     def plan(
         self,
-        inputs: Sequence[tuple[str, float] | Ingredient],
+        inputs: Sequence[str | tuple[str, float] | Ingredient],
         *,
         rank: int | None = None,
         base: BaseWeights | None = None,
@@ -80,7 +80,7 @@ class Merging(ABC):
         """What composing ``inputs`` would meet, without composing them.
 
         Args:
-            inputs: Pairs of reference and weight, or ingredients with rules.
+            inputs: References (weight 1), pairs with a weight, or ingredients with rules.
             rank: Rank to predict losses for; the greatest of any input by default.
             base: Weights of the base, with which DoRA inputs are made plain.
             bake_rank: Greatest rank of a module where that is not exact.
@@ -112,10 +112,15 @@ class Merging(ABC):
         return rebase(self.home, reference, dry_run=dry_run, base=base, grams=grams)
 
 
-def _ingredients(inputs: Sequence[tuple[str, float] | Ingredient]) -> list[Ingredient]:
+def _ingredients(inputs: Sequence[str | tuple[str, float] | Ingredient]) -> list[Ingredient]:
     from adaptrix.registry.recipe_files import Ingredient  # noqa: PLC0415 - yaml
 
-    return [
-        entry if isinstance(entry, Ingredient) else Ingredient(reference=entry[0], weight=entry[1])
-        for entry in inputs
-    ]
+    found = []
+    for entry in inputs:
+        if isinstance(entry, Ingredient):
+            found.append(entry)
+        else:
+            # A bare text would unpack into its characters.
+            reference, weight = (entry, 1.0) if isinstance(entry, str) else entry
+            found.append(Ingredient(reference=reference, weight=weight))
+    return found

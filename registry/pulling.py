@@ -13,7 +13,7 @@ from adaptrix.registry.card import read_card
 from adaptrix.registry.recording import note_reading, recorded
 from adaptrix.registry.remotes import Remotes
 from adaptrix.registry.reports import PullReport
-from adaptrix.registry.requests import PullRequest, located, read_options
+from adaptrix.registry.requests import PullRequest, base_config_digest, located, read_options
 from adaptrix.registry.resolve import default_name, target
 from adaptrix.registry.settings import Settings
 from adaptrix.registry.sources import (
@@ -27,7 +27,7 @@ from adaptrix.schema.digest import Digest
 from adaptrix.schema.manifest import Manifest
 from adaptrix.schema.record import AdapterRecord, ConversionRecord, SourceRecord
 from adaptrix.schema.reference import HubSource, PathSource
-from adaptrix.schema.report import Fidelity, Inspection, Verdict
+from adaptrix.schema.report import Fidelity, Inspection
 from adaptrix.schema.version import VERSION
 from adaptrix.store.home import Home
 
@@ -107,7 +107,8 @@ def ingest(
     Raises:
         AdaptrixError: it cannot be converted exactly; nothing is stored then.
     """
-    reading = read_adapter(opened.files, read_options(request))
+    options = read_options(request)
+    reading = read_adapter(opened.files, options)
     note_reading(reading.inspection)
     if reading.adapter is None:
         raise refusal(reading)
@@ -124,6 +125,7 @@ def ingest(
         training_data=request.training_data or card.training_data,
         license=request.license or card.license,
         card=card.text,
+        base_config=base_config_digest(options),
     )
     reason = f"pull {'a local path' if provenance.source.kind == 'local' else opened.label}"
     stored = publish(home, reading.adapter, provenance, name=name, tag=tag, reason=reason)
@@ -204,7 +206,7 @@ def report_of(
         confidence=conversion.confidence if conversion else 1.0,
         modules=len(record.modules),
         fidelity=conversion.fidelity if conversion else Fidelity.EXACT,
-        verdict=conversion.verdict if conversion else Verdict.PASS,
+        verdict=record.verdict,
     )
 
 

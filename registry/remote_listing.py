@@ -82,7 +82,7 @@ def _row(
         parameters=record.parameters,
         bytes=_size(artifact),
         base=record.base.name,
-        verdict=conversion.verdict if conversion else "",
+        verdict=record.verdict,
         domain=record.domain,
         description=record.description,
         license=record.license,

@@ -12,6 +12,7 @@ from adaptrix.convert.architecture.shapes import BaseShapes
 from adaptrix.convert.options import ReadOptions
 from adaptrix.registry.base_config import config_path, read_config
 from adaptrix.registry.sources import locate
+from adaptrix.schema.base_config import config_digest
 from adaptrix.schema.reference import HubSource, PathSource
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from adaptrix.convert.base_weights import BaseWeights
     from adaptrix.registry.remotes import Place
+    from adaptrix.schema.digest import Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,11 @@ def read_options(request: PullRequest) -> ReadOptions:
         base_weights=_base_weights(path),
         carry=request.carry,
     )
+
+
+def base_config_digest(options: ReadOptions) -> Digest | None:
+    """Digest of the base's configuration, where it was at hand; a known name alone is none."""
+    return config_digest(options.base_config) if options.base_config is not None else None
 
 
 def _base_weights(path: Path | None) -> Callable[[], BaseWeights] | None:

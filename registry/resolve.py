@@ -31,7 +31,7 @@ def resolve(home: Home, text: str) -> tuple[str, Digest]:
         if not edges:
             raise NotFound("there is no version that far back", where=text)
         digest = edges[0].parent
-    named = home.references.get(reference.name, reference.tag_or_default)
+    named = home.target(reference.name, reference.tag_or_default)
     if reference.ancestor or reference.digest is not None or named is None:
         return text, digest
     return f"{reference.name}:{reference.tag_or_default}", digest
@@ -41,7 +41,7 @@ def _named(home: Home, reference: Reference, text: str) -> Digest:
     if reference.digest is not None:
         home.manifest(reference.digest)
         return reference.digest
-    found = home.references.get(reference.name, reference.tag_or_default)
+    found = home.target(reference.name, reference.tag_or_default)
     if found is not None:
         return found
     by_digest = _by_prefix(home, text)

@@ -9,6 +9,7 @@ from adaptrix.convert.reading import Reading, ReadOptions, read_adapter
 from adaptrix.convert.writing import tensors_digest
 from adaptrix.registry.looking import manifest_files
 from adaptrix.registry.reports import VerifyReport
+from adaptrix.registry.requests import PullRequest, base_config_digest, read_options
 from adaptrix.registry.resolve import resolve
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.digest import Digest
@@ -35,8 +36,6 @@ class _Findings:
 
 def verify(home: Home, text: str, *, base: str | None) -> VerifyReport:
     """See :meth:`Registry.verify`."""
-    from adaptrix.registry.requests import PullRequest, read_options  # noqa: PLC0415
-
     reference, digest = resolve(home, text)
     options = ReadOptions()
     if base is not None:
@@ -62,6 +61,7 @@ def verify_manifest(
         files = manifest_files(home, manifest, reference)
         reading = read_adapter(files, replace(options, carry=True))
         _check_reading(reading, manifest.record, found)
+        _check_base(manifest.record, base_config_digest(options), found)
     return VerifyReport(
         reference=reference,
         digest=digest,
@@ -88,6 +88,12 @@ def _check_reading(reading: Reading, record: AdapterRecord, found: _Findings) ->
         return
     for claim, wanted, got in _claims(record, reading.adapter):
         found.require(claim, holds=wanted == got, wanted=wanted, got=got)
+
+
+def _check_base(record: AdapterRecord, given: Digest | None, found: _Findings) -> None:
+    claimed = record.base.config_digest
+    if claimed is not None and given is not None:
+        found.require("base configuration", holds=claimed == given, wanted=claimed, got=given)
 
 
 def _claims(record: AdapterRecord, adapter: Adapter) -> Iterator[tuple[str, object, object]]:

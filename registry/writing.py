@@ -30,7 +30,11 @@ ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What a version says of itself beyond its tensors."""
+    """What a version says of itself beyond its tensors.
+
+    Attributes:
+        base_config: Digest of the configuration of the base that it was checked against.
+    """
 
     source: SourceRecord
     conversion: ConversionRecord | None = None
@@ -42,6 +46,7 @@ class Provenance:
     license: str = ""
     capabilities: tuple[str, ...] = ()
     card: str = ""
+    base_config: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +170,11 @@ def _record(adapter: Adapter, provenance: Provenance) -> AdapterRecord:
         parameters=adapter.parameter_count,
         dtypes=tuple(sorted({tensor.dtype.long_name for tensor in tensors})),
         modules=module_records(adapter),
-        base=BaseRecord(name=adapter.base_name, revision=adapter.base_revision),
+        base=BaseRecord(
+            name=adapter.base_name,
+            revision=adapter.base_revision,
+            config_digest=provenance.base_config,
+        ),
         source=provenance.source,
         conversion=provenance.conversion,
         recipe=provenance.recipe,

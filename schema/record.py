@@ -136,6 +136,11 @@ class AdapterRecord:
     replaced: tuple[str, ...] = ()
     version: int = field(default=RECORD_VERSION)
 
+    @property
+    def verdict(self) -> Verdict:
+        """Verdict of the conversion; a composition that failed would not be here."""
+        return self.conversion.verdict if self.conversion is not None else Verdict.PASS
+
 
 def module_records(adapter: Adapter) -> tuple[ModuleRecord, ...]:
     """One record per adapted module of ``adapter``."""

@@ -30,7 +30,7 @@ class VersionEntry:
         parameters: Elements in all tensors.
         size_bytes: Sum of its files.
         fidelity: Fidelity of the conversion, ``""`` for a composition.
-        verdict: Verdict of the conversion, ``""`` for a composition.
+        verdict: Verdict of the conversion, PASS for a composition.
         license, domain, training_data, description: As in the manifest.
         capabilities: As in the manifest.
         source_kind, source_repository, source_commit: As in the manifest.

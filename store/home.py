@@ -38,7 +38,7 @@ from adaptrix.store.faults import StoreReadOnly, translated
 from adaptrix.store.fsck import FsckReport, Progress, check
 from adaptrix.store.gc import GRACE_S, REFLOG_S, GcReport, collect
 from adaptrix.store.layout import ensure_layout
-from adaptrix.store.listing import page
+from adaptrix.store.listing import page, target
 from adaptrix.store.locks import locked
 from adaptrix.store.rebuild import ReindexReport, fill, read_version, scan
 from adaptrix.store.references import Clock, References
@@ -139,6 +139,13 @@ class Home:
             if found is not None:
                 return found
         return self.index.adapters(pattern, limit=limit, after=after)
+
+    def target(self, name: str, tag: str) -> Digest | None:
+        """Where a name points; as :meth:`References.get`, without the SQL toolkit if it can."""
+        found = None
+        if self._opened is None:
+            found = target(self.path / INDEX_FILE, name, tag)
+        return self.references.get(name, tag) if found is None else found
 
     def lease(self, *, timeout_s: float = 60.0) -> AbstractContextManager[None]:
         """Hold off ``gc`` for the block: for what takes long between blobs and name.

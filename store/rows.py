@@ -96,7 +96,7 @@ def version_row(manifest: Manifest, digest: Digest, manifest_bytes: int) -> Row:
         "parameters": record.parameters,
         "size_bytes": sum(layer.size_bytes for layer in manifest.layers),
         "fidelity": conversion.fidelity.value if conversion else "",
-        "verdict": conversion.verdict.value if conversion else "",
+        "verdict": record.verdict.value,
         "license": record.license,
         "domain": record.domain,
         "training_data": record.training_data,

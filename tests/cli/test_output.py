@@ -61,6 +61,17 @@ def test_narrow_terminals_get_words_for_our_signs(monkeypatch):
     assert raw.getvalue() == b"1*math ... \\xe9\n"
 
 
+def test_generated_text_is_never_put_in_other_words(monkeypatch):
+    for encoding, shown in (
+        ("ascii", b"a\\u2026 \\u2192 \\xe9"),
+        ("latin-1", b"a\\u2026 \\u2192 \xe9"),
+    ):
+        raw = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+        Output().piece("a… → é")
+        assert raw.getvalue() == shown
+
+
 def test_quiet_prints_identifiers_only(capsys):
     out = Output(quiet=True)
     out.document({"a": 1}, lines=["for people"], ids=["x", "y"])

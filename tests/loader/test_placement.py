@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from adaptrix.loader.base import base_structure
 from adaptrix.loader.describe import describe_plans
 from adaptrix.loader.placement import forecast, place
 from adaptrix.loader.plan import plan
 from adaptrix.loader.session import Session
+from adaptrix.loader.structure import structure_of_config
 from adaptrix.schema.errors import IncompatibleAdapter
 
 conftest = sys.modules.get("tests.conftest") or sys.modules["conftest"]
@@ -116,3 +118,15 @@ def test_what_does_not_fit_is_refused_before_weights_are_looked_for(tmp_path):
     (empty / "config.json").write_text(text)
     with pytest.raises(IncompatibleAdapter, match="a was made for"):
         Session.open(str(empty), [entry])
+
+
+def test_replacing_one_end_of_a_tied_embedding_is_refused_where_it_would_change_both(tmp_path):
+    folder = half.checkpoint(tmp_path / "base")
+    settings = {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"]}
+    entry = half.weighted(half.peft_adapter(folder, tmp_path / "a", 1, **settings))
+    config = AutoConfig.from_pretrained(folder, tie_word_embeddings=True)
+    tied = structure_of_config(config, "tied")
+    with pytest.raises(IncompatibleAdapter, match="is tied; replacing it would change both"):
+        plan(tied, [entry], mode="merged")
+    assert plan(tied, [entry], mode="attached").replacements
+    assert plan(base_structure(str(folder)), [entry], mode="merged").replacements

@@ -169,7 +169,7 @@ def test_an_ambiguous_prefix_lists_what_fits(home):
 def test_a_composition_has_no_conversion(home):
     digest = add(home, 1, conversion=None, recipe={"method": "linear"})
     (entry,) = home.versions()
-    assert (entry.digest, entry.format, entry.verdict) == (digest, "composed", "")
+    assert (entry.digest, entry.format, entry.verdict) == (digest, "composed", "PASS")
 
 
 def test_adapters_and_search(home):
@@ -206,6 +206,19 @@ def test_pages_without_the_toolkit_are_those_of_the_index(home, pattern, limit, 
         assert closed._opened is None
     assert found == home.index.adapters(pattern, limit=limit, after=after)
     assert found == home.adapters(pattern, limit=limit, after=after)
+
+
+def test_a_name_is_resolved_without_the_toolkit(home):
+    digest = add(home, 1)
+    home.references.set("math", "latest", digest, expected=None, reason="pull")
+    with Home.open(home.path) as closed:
+        assert closed.target("math", "latest") == digest
+        assert closed._opened is None
+        assert closed.target("math", "v1") is None
+    home.close()
+    (home.path / "adaptrix.sqlite3").unlink()
+    with Home.open(home.path) as again:
+        assert again.target("math", "latest") == digest
 
 
 def test_a_lost_manifest_is_listed_the_same(home):
