@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptrix.cli.batch import Job, run_batch
-from adaptrix.cli.batch_lines import Row, read_rows
 from adaptrix.cli.chatting import Chat
 from adaptrix.cli.choosing import Chosen, choose
 from adaptrix.cli.comparing import compare, comparison_lines
@@ -18,6 +17,7 @@ from adaptrix.cli.output import Mode, Output, reader_has_gone
 from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
+    from adaptrix.cli.batch_lines import Row
     from adaptrix.loader.generate import GenerateOptions, Generation
     from adaptrix.loader.session import Session
     from adaptrix.registry.registry import Registry
@@ -64,7 +64,11 @@ def execute(request: RunRequest, home: Path | None, out: Output) -> int:
         AdaptrixError: it cannot be run.
     """
     # Said before torch is imported, so that a mistake costs no seconds.
-    rows = [] if request.batch is None else read_rows(request.batch, request.adapters)
+    rows: list[Row] = []
+    if request.batch is not None:
+        from adaptrix.cli.batch_lines import read_rows  # noqa: PLC0415 - pydantic
+
+        rows = read_rows(request.batch, request.adapters)
     wanted = [request.adapters if row.adapters is None else row.adapters for row in rows]
     with _registry(home) as registry:
         chosen = choose(registry, wanted or [request.adapters], request.base)
