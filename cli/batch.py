@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adaptrix.cli.batch_lines import Row
 from adaptrix.cli.output import Mode, Output, plain
 from adaptrix.schema.errors import AdaptrixError
 
 if TYPE_CHECKING:
-    from adaptrix.cli.batch_lines import Row
     from adaptrix.loader.checks import SelfCheck
     from adaptrix.loader.generate import GenerateOptions, Generation, Prompt
     from adaptrix.loader.session import Session

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptrix.cli.parsing import weighted
-from adaptrix.cli.running import quiet_libraries
+from adaptrix.cli.quieting import quiet_libraries
 from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptrix.cli.output import Output, table
-from adaptrix.cli.running import quiet_libraries
+from adaptrix.cli.quieting import quiet_libraries
 from adaptrix.registry.registry import Registry
 from adaptrix.registry.settings import Settings
 from adaptrix.samples import ADAPTERS, BASE_NAME

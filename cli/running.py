@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptrix.cli.batch import Job, run_batch
 from adaptrix.cli.chatting import Chat
 from adaptrix.cli.choosing import Chosen, choose
 from adaptrix.cli.comparing import compare, comparison_lines
 from adaptrix.cli.output import Mode, Output, reader_has_gone
+from adaptrix.cli.quieting import quiet_libraries
 from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
+    from adaptrix.cli.batch import Job
     from adaptrix.cli.batch_lines import Row
     from adaptrix.loader.generate import GenerateOptions, Generation
     from adaptrix.loader.session import Session
@@ -63,12 +63,12 @@ def execute(request: RunRequest, home: Path | None, out: Output) -> int:
     Raises:
         AdaptrixError: it cannot be run.
     """
-    # Said before torch is imported, so that a mistake costs no seconds.
-    rows: list[Row] = []
-    if request.batch is not None:
-        from adaptrix.cli.batch_lines import read_rows  # noqa: PLC0415 - pydantic
+    # Not on top: every command imports this file, and only a batch needs its documents.
+    from adaptrix.cli.batch import Job  # noqa: PLC0415
+    from adaptrix.cli.batch_lines import read_rows  # noqa: PLC0415
 
-        rows = read_rows(request.batch, request.adapters)
+    # Said before torch is imported, so that a mistake costs no seconds.
+    rows = [] if request.batch is None else read_rows(request.batch, request.adapters)
     wanted = [request.adapters if row.adapters is None else row.adapters for row in rows]
     with _registry(home) as registry:
         chosen = choose(registry, wanted or [request.adapters], request.base)
@@ -144,6 +144,8 @@ def _open(chosen: Chosen, request: RunRequest) -> Session:
 
 
 def _batch(session: Session, chosen: Chosen, jobs: Sequence[Job], size: int, out: Output) -> int:
+    from adaptrix.cli.batch import run_batch  # noqa: PLC0415
+
     rows, seconds, checks = run_batch(session, jobs, chosen.digests, size, out)
     status = max(check.verdict.exit_status for check in checks)
     tokens = sum(row["tokens"] for row in rows)
@@ -238,17 +240,6 @@ def _generate(
             f"base {session.base.name} ({document['dtype']}, {document['device']})"
         )
     return check.verdict.exit_status
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' own bars and advice off stderr."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # Else a base saved as a pickle sets off a thread that asks the Hub for another one.
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    from transformers.utils import logging  # noqa: PLC0415
-
-    logging.disable_progress_bar()
 
 
 def _registry(home: Path | None) -> Registry:

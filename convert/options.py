@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import UsageError
+from adaptrix.schema.report import Candidate
 
 if TYPE_CHECKING:
     from adaptrix.convert.base_weights import BaseWeights
@@ -31,10 +32,13 @@ class ReadOptions:
         base_name: Name of ``--base``, for messages.
         base_is_complete: Whether :attr:`base_config` is a whole ``config.json``.
         base_modules: ``(kind, out, in)`` by path of a base that had to be built to know it.
+        base_build: Builds the base from its ``config.json``, for what the catalogue has
+            otherwise; None when there is no folder of it.
         check_values: Whether to read the tensors' bytes (NaN, all-zero B); headers are
             always checked.
         base_weights: Opens the weights of ``--base``, when they are on this machine.
         carry: Whether an adapter that is no LoRA, and is known, is kept as it is.
+        decided: Family and confidence of an earlier reading, which may have known more.
     """
 
     alpha: float | None = None
@@ -43,9 +47,11 @@ class ReadOptions:
     base_name: str | None = None
     base_is_complete: bool = True
     base_modules: Mapping[str, tuple[str, int, int]] | None = None
+    base_build: Callable[[], Mapping[str, tuple[str, int, int]] | None] | None = None
     check_values: bool = True
     base_weights: Callable[[], BaseWeights] | None = None
     carry: bool = False
+    decided: Candidate | None = None
 
     @property
     def phi_layout(self) -> str | None:

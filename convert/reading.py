@@ -198,7 +198,7 @@ def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOpti
     seen = _observations(draft)
     diffusion = detect_diffusion(seen, draft.architecture)
     detection = diffusion or _settled(detect(seen, claims), draft, options)
-    detection = _as_stated(detection, draft, options)
+    detection = _as_decided(_as_stated(detection, draft, options), options)
     stopped = _stops(draft.problems)
     sound = not any(p.code in _BROKEN for p in draft.problems)
     family = "phi" if options.phi_layout and detection.family == UNKNOWN else detection.family
@@ -300,6 +300,20 @@ def _as_stated(detection: Detection, draft: Draft, options: ReadOptions) -> Dete
         family=family,
         confidence=first.probability,
         candidates=(first, *others) if not detection.confidence else (first,),
+    )
+
+
+def _as_decided(detection: Detection, options: ReadOptions) -> Detection:
+    """A stored version keeps the family that ``--base`` or its source gave it when pulled."""
+    decided = options.decided
+    if decided is None or options.base_config is not None or decided.family == detection.family:
+        return detection
+    return replace(
+        detection,
+        family=decided.family,
+        confidence=decided.probability,
+        candidates=(decided,),
+        evidence=(*detection.evidence, f"pulled as {decided.family}"),
     )
 
 

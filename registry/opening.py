@@ -19,7 +19,7 @@ from adaptrix.registry.settings import Settings
 from adaptrix.registry.sources import OpenedSource, open_local, require_online
 from adaptrix.schema.errors import InvalidReference, NotFound
 from adaptrix.schema.reference import HubSource, PathSource
-from adaptrix.schema.report import Inspection
+from adaptrix.schema.report import Candidate, Inspection
 
 if TYPE_CHECKING:
     from adaptrix.store.home import Home
@@ -39,7 +39,9 @@ def inspect_source(
     else:
         opened, values = _ranged(settings, request, found), False
     carry = request.carry or opened.stored
-    options = replace(read_options(request), check_values=values, carry=carry)
+    options = replace(
+        read_options(request), check_values=values, carry=carry, decided=opened.decided
+    )
     return replace(read_adapter(opened.files, options).inspection, source=opened.label)
 
 
@@ -66,7 +68,8 @@ def read_source(
         with home().lease():
             opened = _fetched(home(), settings, request, found)
             return read_adapter(opened.files, read_options(request))
-    options = replace(read_options(request), carry=request.carry or opened.stored)
+    carry = request.carry or opened.stored
+    options = replace(read_options(request), carry=carry, decided=opened.decided)
     return read_adapter(opened.files, options)
 
 
@@ -124,4 +127,8 @@ def _stored(existing_home: Callable[[], Home | None], text: str) -> OpenedSource
     except (InvalidReference, NotFound):
         return None
     files = version_files(home, digest, reference)
-    return OpenedSource(label=reference, files=files, stored=True)
+    record = home.manifest(digest).record
+    decided = None
+    if record.family and record.conversion is not None:
+        decided = Candidate(family=record.family, probability=record.conversion.confidence)
+    return OpenedSource(label=reference, files=files, stored=True, decided=decided)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from adaptrix.convert.architecture.foreign import built
@@ -61,6 +62,7 @@ def read_options(request: PullRequest) -> ReadOptions:
         base_config=config,
         base_name=name,
         base_modules=modules,
+        base_build=None if path is None else partial(built, str(path.parent)),
         base_weights=_base_weights(path),
         carry=request.carry,
     )

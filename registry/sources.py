@@ -19,6 +19,7 @@ from adaptrix.schema.reference import (
     hub_source_of,
     parse_source,
 )
+from adaptrix.schema.report import Candidate
 
 if TYPE_CHECKING:
     from adaptrix.schema.record import SourceRecord
@@ -35,12 +36,14 @@ class OpenedSource:
         files: The files in which to look for the adapter.
         ignored: Files that are left alone, with the reason.
         stored: Whether it is a version of this home, kept as it is where it is no LoRA.
+        decided: Of a stored version: the family that it was pulled as.
     """
 
     label: str
     files: AdapterFiles
     ignored: tuple[tuple[str, str], ...] = ()
     stored: bool = False
+    decided: Candidate | None = None
 
 
 def locate(text: str, revision: str | None = None) -> HubSource | PathSource:
@@ -76,6 +79,12 @@ def open_local(source: PathSource) -> OpenedSource:
         NotFound, FormatError, PolicyRefused: as ``convert.source.open_path``.
     """
     files = open_path(Path(source.path))
+    if "oci-layout" in files.files:
+        raise UsageError(
+            "an OCI image layout, which may hold many adapters",
+            where=str(source),
+            hint=f"adaptrix remote add NAME {source}, then adaptrix ls NAME/",
+        )
     sizes = {name: entry.size_bytes for name, entry in files.files.items()}
     selection = select_adapter_files(sizes)
     wanted = {name: files.files[name] for name in selection.wanted}

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from adaptrix.cli.running import quiet_libraries
+from adaptrix.cli.quieting import quiet_libraries
 from adaptrix.compose.combine import combine
 from adaptrix.compose.inputs import Input
 from adaptrix.compose.tensors import held

@@ -12,7 +12,7 @@ from adaptrix.cli.composing import learned_recipe
 from adaptrix.cli.options import BaseOption, HomeOption, JsonFlag, QuietFlag, ReferenceArgument
 from adaptrix.cli.output import Output, table
 from adaptrix.cli.parsing import weighted
-from adaptrix.cli.running import quiet_libraries
+from adaptrix.cli.quieting import quiet_libraries
 
 ExamplesOption = Annotated[
     Path, typer.Option("--examples", help="JSON lines with prompt and answer.")

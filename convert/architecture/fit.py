@@ -10,10 +10,16 @@ from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
 from adaptrix.convert.architecture.family import first_number, template
 from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.architecture.observed import layer_indices
-from adaptrix.convert.architecture.shapes import BaseModules, ModuleSides, is_task_head
+from adaptrix.convert.architecture.shapes import (
+    BaseModules,
+    BuiltModules,
+    ModuleSides,
+    is_task_head,
+)
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.options import ReadOptions
 from adaptrix.schema.adapter import Replacement
+from adaptrix.schema.errors import AdaptrixError
 from adaptrix.schema.report import Problem
 
 _MOST = 8
@@ -60,17 +66,41 @@ def _fit_given(
     if base is None:
         return Fit(compatible=None)
     name = options.base_name or base.family_name or "the base"
-    wrong = []
-    if family not in (base.family_name, _UNKNOWN):
-        wrong.append(f"modules are those of {family}, {name} is {base.family_name}")
     sizes = dimensions_of(options.base_config or {})
-    wrong += _mismatches(factors, base, layers=sizes.layers)
-    wrong += _wrong_replacements(replacements, base)
+    replacements = tuple(replacements)
+    wrong = _wrong_modules(factors, replacements, base, sizes)
+    if family not in (base.family_name, _UNKNOWN):
+        wrong.insert(0, f"modules are those of {family}, {name} is {base.family_name}")
+    elif wrong and (built := _built(base, options)) is not None:
+        wrong = _wrong_modules(factors, replacements, built, sizes)
     problems = [Problem.of("wrong_base", text) for text in wrong[:_MOST]]
     resized = [_resized(r, sizes) for r in replacements]
     problems += [Problem.of("replaces_base_weights", text) for text in resized if text]
     problems += _missing_layers(factors, base, sizes)
     return Fit(compatible=not wrong, problems=tuple(problems))
+
+
+def _wrong_modules(
+    factors: Sequence[Factors],
+    replacements: Sequence[Replacement],
+    base: BaseModules,
+    sizes: Dimensions,
+) -> list[str]:
+    wrong = _mismatches(factors, base, layers=sizes.layers)
+    return wrong + _wrong_replacements(replacements, base)
+
+
+def _built(base: BaseModules, options: ReadOptions) -> BuiltModules | None:
+    """The base's real modules: a configuration may say more than the catalogue's formulas."""
+    if options.base_build is None or isinstance(base, BuiltModules):
+        return None
+    try:
+        modules = options.base_build()
+    except AdaptrixError:
+        return None
+    if not modules:
+        return None
+    return BuiltModules(family_name=base.family_name, modules=modules, others=base)
 
 
 def _mismatches(factors: Sequence[Factors], base: BaseModules, *, layers: int | None) -> list[str]:

@@ -69,16 +69,19 @@ class BuiltModules:
     Attributes:
         family_name: The base's family.
         modules: ``(kind, out, in)`` by path.
+        others: What is asked of modules that only classes for tasks have.
     """
 
     family_name: str
     modules: Mapping[str, tuple[str, int, int]]
+    others: BaseModules | None = None
 
     def sides(self, path: str) -> tuple[ModuleSides, ...]:
         """The one shape of a module; see :class:`BaseModules`."""
-        found = self.modules.get(path)
+        found = self._found(path)
         if found is None:
-            return ()
+            asked = None if is_task_head(path) else self.others
+            return asked.sides(path) if asked is not None else ()
         kind, out, into = found
         resizable = (path.endswith("lm_head"), kind == "embedding")
         straight = ModuleSides(kind=kind, sides=(out, into), resizable=resizable)
@@ -86,6 +89,10 @@ class BuiltModules:
             return (straight,)
         # One expert of a stacked parameter, which some classes keep as (in, out).
         return straight, ModuleSides(kind=kind, sides=(into, out), resizable=resizable)
+
+    def _found(self, path: str) -> tuple[str, int, int] | None:
+        """By its path; or in the body of a class with a task, which was built without one."""
+        return self.modules.get(path) or self.modules.get(path.partition(".")[2])
 
     def repetitions(self, path: str) -> int | None:
         """Modules that differ from ``path`` in their first number only."""

@@ -17,7 +17,7 @@ from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.arrays import take_rows, transpose
 from adaptrix.convert.contents import Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
-from adaptrix.convert.formats.gguf_names import ARCHITECTURES, FUSED_QKV, OUTER, GgufArchitecture
+from adaptrix.convert.gguf_names import ARCHITECTURES, FUSED_QKV, OUTER, GgufArchitecture
 from adaptrix.convert.layouts.phi import split
 from adaptrix.convert.numeric import np
 from adaptrix.convert.options import ReadOptions
@@ -77,10 +77,18 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         unknown=tuple(unknown),
         problems=tuple(problems_found),
         base_name=base_name,
-        architecture=architecture.family,
+        architecture=_family(architecture, base_name, options),
         layout="gguf",
         task_type="CAUSAL_LM",
     )
+
+
+def _family(architecture: GgufArchitecture, base_name: str, options: ReadOptions) -> str:
+    """The base's own type where llama.cpp loads several types as one architecture."""
+    known = known_base(base_name.replace(" ", "-"))
+    stated = str((options.base_config or {}).get("model_type", ""))
+    named = stated or (known.family if known else "")
+    return named if named in architecture.others else architecture.family
 
 
 def _refusal(

@@ -21,6 +21,7 @@ from adaptrix.convert.formats.peft_parameters import parameters
 from adaptrix.convert.formats.peft_replacements import (
     VALUE_HEAD,
     Leftovers,
+    is_saved,
     is_whole_model,
     replacements,
 )
@@ -346,10 +347,13 @@ def _magnitude_problems(config: PeftConfig, factors: list[Factors]) -> list[Prob
 
 
 def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list[Problem]:
-    paths = [f.path for f in factors] + [r.parameter for r in rest.replacements]
+    replaced = [r.parameter for r in rest.replacements]
+    paths = [f.path for f in factors] + replaced
+    weights = [f"{f.path}.weight" for f in factors] + replaced
     ends = suffixes(paths)
-    unused = [t for t in config.targets or () if t not in ends]
-    saved = [m for m in config.modules_to_save if not any(f".{m}." in f".{p}" for p in paths)]
+    listed = () if config.narrowed else config.targets or ()
+    unused = [t for t in listed if t not in ends]
+    saved = [m for m in config.modules_to_save if not any(is_saved(p, (m,)) for p in weights)]
     found = []
     if unused:
         message = f"target_modules {', '.join(sorted(unused)[:12])} have no tensors"

@@ -30,17 +30,20 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _PLAIN_INIT = {"", "true", "false", "gaussian", "eva", "orthogonal", "mica"}
 _RESIDUAL_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_VARIANTS: Mapping[str, tuple[str, str]] = {
+_VARIANTS: Mapping[str, tuple[str, str, str]] = {
     "alora_invocation_tokens": (
         "positional_adapter",
         "aLoRA acts only after its invocation tokens; as plain LoRA it would always act",
+        "",
     ),
-    "arrow_config": ("routed_adapter", "Arrow routes every token between several adapters"),
+    "arrow_config": ("routed_adapter", "Arrow routes every token between several adapters", ""),
     "layer_replication": (
         "unsupported_method",
         "layer_replication numbers the layers of a base that was grown first",
+        "Load it with PEFT, which grows the base so, and merge it there.",
     ),
 }
+_NARROWING = ("exclude_modules", "layers_to_transform")
 KEPT_FIELDS = ("init_lora_weights", "lora_dropout", "peft_version")
 
 
@@ -58,6 +61,7 @@ class PeftConfig:
         bias: ``none``, ``all``, ``lora_only``.
         modules_to_save: Declared names.
         targets: ``target_modules`` when it is a list, else None.
+        narrowed: ``exclude_modules`` or ``layers_to_transform`` leave some of them out.
         parameters: ``target_parameters``: raw parameters, those of MoE experts among them.
         token_indices: Rows by module name (``""`` for the input embedding).
         enable_lora: Blocks of PEFT 0.2's merged linear layers.
@@ -79,6 +83,7 @@ class PeftConfig:
     bias: str = "none"
     modules_to_save: tuple[str, ...] = ()
     targets: tuple[str, ...] | None = None
+    narrowed: bool = False
     parameters: tuple[str, ...] = ()
     token_indices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     enable_lora: tuple[bool, ...] = ()
@@ -115,6 +120,7 @@ def parse_config(config: Mapping[str, Json] | None) -> tuple[PeftConfig, tuple[P
         bias=_bias(good, problems),
         modules_to_save=_names(good, "modules_to_save", problems),
         targets=_targets(good, problems),
+        narrowed=any(good.get(name) not in (None, []) for name in _NARROWING),
         parameters=_names(good, "target_parameters", problems),
         token_indices=_token_indices(good, problems),
         enable_lora=tuple(flag is True for flag in _list(good.get("enable_lora"))),
@@ -313,14 +319,16 @@ def _extra(config: Mapping[str, Json]) -> dict[str, Json]:
 
 def _variant_problems(config: Mapping[str, Json]) -> list[Problem]:
     found = []
-    for name, (code, message) in _VARIANTS.items():
+    for name, (code, message, hint) in _VARIANTS.items():
         if config.get(name):
-            found.append(Problem.of(code, message, where=f"{CONFIG_NAME}:{name}"))
+            where = f"{CONFIG_NAME}:{name}"
+            found.append(Problem.of(code, message, where=where, hint=hint))
     init = _init(config)
     if _residual(config):
         message = f"init_lora_weights {init[:40]!r} trains on what it leaves of the base"
         found.append(Problem.of("needs_residual_base", message, where=CONFIG_NAME))
     elif init not in _PLAIN_INIT:
         message = f"unknown init_lora_weights {init[:40]!r} may have changed the base"
-        found.append(Problem.of("unsupported_method", message, where=CONFIG_NAME))
+        hint = "Load it with the tool that trained it, and merge it into its base there."
+        found.append(Problem.of("unsupported_method", message, where=CONFIG_NAME, hint=hint))
     return found

@@ -8,7 +8,7 @@ heads); anything else is an error, never loaded and never dropped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adaptrix.convert.formats.peft_config import PeftConfig
@@ -113,7 +113,7 @@ def _is_base_weight(key: Key, config: PeftConfig) -> bool:
     if key.leaf not in {"base_layer.weight", "base_layer.bias", "parameter"}:
         return False
     parameter = _parameter(key)
-    declared = not _parts(parameter.rpartition(".")[0]).isdisjoint(config.modules_to_save)
+    declared = is_saved(parameter, config.modules_to_save)
     return not declared and not (parameter.endswith(".bias") and config.bias != "none")
 
 
@@ -147,7 +147,7 @@ def _is_copy(key: Key) -> bool:
 def _role(parameter: str, key: Key, config: PeftConfig, *, habit: bool) -> ReplacementRole | None:
     module, _, leaf = parameter.rpartition(".")
     last = module.rpartition(".")[2]
-    if not _parts(module).isdisjoint(config.modules_to_save):
+    if is_saved(parameter, config.modules_to_save):
         return ReplacementRole.MODULES_TO_SAVE
     if habit and last in _EMBEDDINGS and (key.leaf != "parameter" or leaf == "weight"):
         return ReplacementRole.EMBEDDING
@@ -159,10 +159,15 @@ def _role(parameter: str, key: Key, config: PeftConfig, *, habit: bool) -> Repla
     return None
 
 
-def _parts(module: str) -> set[str]:
-    """Every run of whole names in a module path: what may have declared it."""
-    names = module.split(".")[:64]
-    return {".".join(names[i:j]) for i in range(len(names)) for j in range(i + 1, len(names) + 1)}
+def is_saved(parameter: str, declared: Sequence[str]) -> bool:
+    """Whether ``modules_to_save`` covers a parameter: its module, or one around it.
+
+    PEFT asks whether a module's path *ends with* a declared name, dots or not: ``norm``
+    covers ``model.layers.0.input_layernorm`` too (``utils/other.py``, ``_set_trainable``).
+    """
+    names = parameter.split(".")[:-1][:64]
+    ends = tuple(name for name in declared if name)
+    return any(".".join(names[: i + 1]).endswith(ends) for i in range(len(names)))
 
 
 def _add(

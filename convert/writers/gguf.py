@@ -1,7 +1,8 @@
-"""Writes a GGUF LoRA for llama.cpp: Phi-2, with the names of its current converter.
+"""Writes a GGUF LoRA for llama.cpp, with the names of its current converter.
 
 llama.cpp reads one alpha and divides it by each module's own rank, so modules may differ in
-rank as long as one alpha explains every scale.
+rank as long as one alpha explains every scale. Rows of q and k are put in pairs where its
+converter does so (``LlamaModel.permute``); A has no rows of theirs and stays.
 """
 
 from __future__ import annotations
@@ -9,10 +10,18 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from adaptrix.convert.arrays import transpose
+from adaptrix.convert.arrays import take_rows, transpose
 from adaptrix.convert.gguf_file import gguf_bytes
+from adaptrix.convert.gguf_names import (
+    OUTER,
+    GgufArchitecture,
+    architecture_of,
+)
+from adaptrix.convert.layouts.rotary import neighbour_rows
 from adaptrix.convert.numeric import np
+from adaptrix.convert.writers.families import other_family
 from adaptrix.convert.writers.files import encoded_file
+from adaptrix.convert.writers.heads import heads_of
 from adaptrix.convert.writers.scales import alpha_for
 from adaptrix.convert.written import Written
 from adaptrix.schema import media_types
@@ -22,11 +31,7 @@ from adaptrix.schema.errors import Refused
 from adaptrix.schema.report import Fidelity
 from adaptrix.schema.tensor import LazyTensor
 
-_BLOCKS = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.dense": "attn_output", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down",
-}  # fmt: skip
-_OUTER = {"model.embed_tokens": "token_embd", "lm_head": "output"}
+_OUTER = {path: name for name, path in OUTER.items()}
 _PATH = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
@@ -34,10 +39,11 @@ def write(adapter: Adapter) -> Written:
     """The adapter as one ``adapter.gguf``.
 
     Raises:
-        Refused: another family than phi, several alphas, or tensors that GGUF adapters
-            have no place for.
+        Refused: a family whose names are not known, several alphas, tensors that GGUF
+            adapters have no place for, or rows by head of a base that is not known.
     """
-    problem = _problem(adapter)
+    name, architecture = _architecture(adapter)
+    problem = _problem(adapter, name, architecture)
     if problem:
         raise Refused(problem, where="gguf", code="unsupported_target")
     alphas = {alpha_for(module, float(module.rank)) for module in adapter.modules}
@@ -53,10 +59,10 @@ def write(adapter: Adapter) -> Written:
         )
     tensors: dict[str, LazyTensor] = {}
     for module in adapter.modules:
-        tensors |= _tensors(module)
+        tensors |= _tensors(adapter, module, architecture)
     file = encoded_file(
         "adapter.gguf",
-        partial(gguf_bytes, _fields(adapter, stored), tensors),
+        partial(gguf_bytes, _fields(adapter, name, stored), tensors),
         media_types.WEIGHT_RAW,
     )
     return Written(
@@ -67,9 +73,16 @@ def write(adapter: Adapter) -> Written:
     )
 
 
-def _fields(adapter: Adapter, alpha: float) -> dict[str, Json]:
+def _architecture(adapter: Adapter) -> tuple[str, GgufArchitecture]:
+    found = architecture_of(adapter.family)
+    if found is None:
+        raise other_family("gguf", adapter)
+    return found
+
+
+def _fields(adapter: Adapter, architecture: str, alpha: float) -> dict[str, Json]:
     fields: dict[str, Json] = {
-        "general.architecture": "phi2",
+        "general.architecture": architecture,
         "general.type": "adapter",
         "adapter.type": "lora",
         "adapter.lora.alpha": alpha,
@@ -85,33 +98,39 @@ def _fields(adapter: Adapter, alpha: float) -> dict[str, Json]:
     return fields
 
 
-def _problem(adapter: Adapter) -> str:
+def _problem(adapter: Adapter, name: str, architecture: GgufArchitecture) -> str:
     if not adapter.modules:
         return "an adapter without modules cannot be written"
-    if adapter.family != "phi":
-        return f"GGUF is written for phi, not for {adapter.family or 'an unknown family'}, yet"
     if adapter.replacements:
         return f"GGUF adapters have no place for {adapter.replacements[0].parameter}"
     for module in adapter.modules:
-        if _name(module) is None or module.kind not in (ModuleKind.LINEAR, ModuleKind.EMBEDDING):
-            return f"llama.cpp's phi2 has no place for {module.path}"
+        if _name(module, architecture) is None or module.kind not in (
+            ModuleKind.LINEAR,
+            ModuleKind.EMBEDDING,
+        ):
+            return f"llama.cpp's {name} has no place for {module.path}"
         if module.magnitude is not None or module.bias_delta is not None:
             return f"GGUF adapters have no place for a magnitude or bias of {module.path}"
     return ""
 
 
-def _name(module: AdaptedModule) -> str | None:
+def _name(module: AdaptedModule, architecture: GgufArchitecture) -> str | None:
     if module.path in _OUTER:
         return _OUTER[module.path]
     match = _PATH.fullmatch(module.path)
-    tail = _BLOCKS.get(match[2]) if match else None
+    tail = architecture.names.get(match[2]) if match else None
     return f"blk.{match[1]}.{tail}" if match and tail else None
 
 
-def _tensors(module: AdaptedModule) -> dict[str, LazyTensor]:
-    embedding = module.kind is ModuleKind.EMBEDDING
-    name = _name(module)
-    return {
-        f"{name}.weight.lora_a": transpose(module.a) if embedding else module.a,
-        f"{name}.weight.lora_b": module.b,
-    }
+def _tensors(
+    adapter: Adapter, module: AdaptedModule, architecture: GgufArchitecture
+) -> dict[str, LazyTensor]:
+    name = _name(module, architecture)
+    a, b = module.a, module.b
+    if module.kind is ModuleKind.EMBEDDING:
+        a = transpose(a)
+    elif architecture.permuted and module.path.endswith(("q_proj", "k_proj")):
+        part = module.path.rpartition(".")[2][0]
+        heads = heads_of(adapter, part, module.out_features, module.path)
+        b = take_rows(b, neighbour_rows(module.out_features, heads))
+    return {f"{name}.weight.lora_a": a, f"{name}.weight.lora_b": b}

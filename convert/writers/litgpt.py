@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from adaptrix.convert.arrays import concat_rows
 from adaptrix.convert.layouts.decoder import DECODERS, part_of
+from adaptrix.convert.writers.families import other_family
 from adaptrix.convert.writers.files import bytes_file
 from adaptrix.convert.writers.scales import alpha_for, number
 from adaptrix.convert.writers.torch_file import torch_file
@@ -57,7 +58,7 @@ def write(adapter: Adapter) -> Written:
 
 def _layers(adapter: Adapter) -> Parts:
     if not adapter.modules or adapter.family not in DECODERS:
-        raise _refused(f"LitGPT's files are not written for family {adapter.family or 'unknown'}")
+        raise other_family("litgpt", adapter)
     if adapter.replacements:
         raise _refused(f"LitGPT has no place for {adapter.replacements[0].parameter}")
     layers: Parts = {}

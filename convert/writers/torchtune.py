@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from adaptrix.convert.arrays import take_rows
 from adaptrix.convert.layouts.decoder import DECODERS, part_of
 from adaptrix.convert.layouts.rotary import neighbour_rows
+from adaptrix.convert.writers.families import other_family
 from adaptrix.convert.writers.files import bytes_file
 from adaptrix.convert.writers.heads import heads_of
 from adaptrix.convert.writers.scales import alpha_for, number
@@ -39,7 +40,7 @@ def write(adapter: Adapter) -> Written:
             base whose head counts are not known.
     """
     if adapter.family not in PERMUTED | _PLAIN or not adapter.modules:
-        raise _refused(f"torchtune's files are not written for {adapter.family or 'unknown'}")
+        raise other_family("torchtune", adapter)
     if adapter.replacements:
         raise _refused(f"torchtune has no place for {adapter.replacements[0].parameter}")
     rank, alpha = _one_scale(adapter.modules)

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from adaptrix import Registry
-from adaptrix.schema.errors import FormatError
+from adaptrix.schema.errors import FormatError, Refused
 
 LAYER = "base_model.model.model.language_model.layers.{}.self_attn.q_proj.lora_{}.weight"
 INNER = {
@@ -75,3 +75,34 @@ def test_a_type_that_nobody_knows_is_refused(tmp_path, registry):
     place = base(tmp_path / "base", model_type="no_such_model", hidden_size=8)
     with pytest.raises(FormatError, match="no model can be built"):
         registry.inspect(adapter(tmp_path / "any", 8, 8), base=place)
+
+
+def test_what_the_formulas_do_not_know_is_asked_of_the_base_itself(tmp_path, registry):
+    """DeBERTa with relative positions has ``pos_proj``; its default configuration has none."""
+    place = base(
+        tmp_path / "base", model_type="deberta", hidden_size=24, num_attention_heads=2,
+        num_hidden_layers=2, intermediate_size=40, vocab_size=50, relative_attention=True,
+        pos_att_type=["c2p", "p2c"],
+    )  # fmt: skip
+    name = "base_model.model.deberta.encoder.layer.{}.attention.self.pos_proj.lora_{}.weight"
+    found = registry.inspect(adapter(tmp_path / "fits", 24, 24, name=name), base=place)
+    assert found.base_model.compatible is True, found.problems
+    wrong = registry.inspect(adapter(tmp_path / "wide", 28, 24, name=name), base=place)
+    assert wrong.base_model.compatible is False
+
+
+def test_a_stored_version_keeps_the_family_that_its_base_gave_it(tmp_path, registry):
+    """Its modules alone are those of a dozen families."""
+    place = base(tmp_path / "base", model_type="mistral", **INNER)
+    name = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    source = adapter(tmp_path / "fits", 32, 24, name=name)
+    assert registry.inspect(source).architecture.family == "unknown"
+    registry.pull(source, name="team/m", base=place)
+    found = registry.inspect("team/m").architecture
+    assert found.family == "mistral"
+    assert sum(c.probability for c in found.candidates) <= 1
+    with pytest.raises(Refused) as asked:
+        registry.convert("team/m", to="gguf", output=tmp_path / "asked")
+    assert "--base" in asked.value.hint
+    report = registry.convert("team/m", to="gguf", output=tmp_path / "gguf", base=place)
+    assert report.fidelity == "exact"

@@ -146,3 +146,48 @@ def test_what_one_alpha_cannot_say_is_refused(make):
         write_adapter(adapter, "gguf")
     with pytest.raises(Refused, match="one scale"):
         write_adapter(adapter, "mlx")
+
+
+LINEAR = {"q_proj": (16, 16), "k_proj": (8, 16), "v_proj": (8, 16), "o_proj": (16, 16)}
+GATED = {"gate_proj": (40, 16), "up_proj": (40, 16), "down_proj": (16, 40)}
+
+
+@pytest.mark.parametrize(
+    ("family", "arch"),
+    [("llama", "llama"), ("mistral", "llama"), ("qwen2", "qwen2"), ("gemma2", "gemma2"),
+     ("gemma3_text", "gemma3"), ("stablelm", "stablelm")],
+)  # fmt: skip
+def test_every_family_has_the_names_of_llama_cpps_own_map(make, tmp_path, family, arch):
+    """Names by gguf-py's map; rows by ``LlamaModel.permute`` written out."""
+    rng = np.random.default_rng(8)
+    tensors, dense = {}, {}
+    for tail, (out, into) in (LINEAR | GATED).items():
+        path = f"model.layers.1.{'mlp' if tail in GATED else 'self_attn'}.{tail}"
+        a, b = (rng.standard_normal(s).astype(np.float32) for s in ((2, into), (out, 2)))
+        tensors |= {f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}
+        dense[path] = (a, b)
+    named = {f"base_model.model.{name}": array for name, array in tensors.items()}
+    base = {"model_type": family, "hidden_size": 16, "num_attention_heads": 4, "head_dim": 4,
+            "num_key_value_heads": 2, "num_hidden_layers": 2, "intermediate_size": 40,
+            "vocab_size": 50}  # fmt: skip
+    config = make.lora_config(base_model_name_or_path="", target_modules=[*LINEAR, *GATED])
+    adapter = make.read(named, config, base_config=base).adapter
+    (file,) = write_adapter(adapter, "gguf").files
+    data = b"".join(bytes(chunk) for chunk in file.chunks())
+    architecture = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
+    names = gguf.get_tensor_name_map(architecture, 2)
+    again = make.read(data, name=NAME, base_config=base)
+    assert again.inspection.architecture.family == family
+    assert again.inspection.verdict == "PASS", again.inspection.problems
+    by_path = {m.path: m for m in again.adapter.modules}
+    (tmp_path / "ours.gguf").write_bytes(data)
+    stored = {t.name: t for t in gguf.GGUFReader(tmp_path / "ours.gguf").tensors}
+    for path, (a, b) in dense.items():
+        want = b
+        if arch == "llama" and path.endswith(("q_proj", "k_proj")):
+            heads = 4 if path.endswith("q_proj") else 2
+            want = b.reshape(heads, 2, len(b) // heads // 2, 2).swapaxes(1, 2).reshape(b.shape)
+        name = names.get_name(f"{path}.weight", try_suffixes=(".weight",))
+        np.testing.assert_array_equal(stored[f"{name}.lora_b"].data, want)
+        np.testing.assert_array_equal(stored[f"{name}.lora_a"].data, a)
+        np.testing.assert_array_equal(to_numpy_f64(by_path[path].b), b)

@@ -1,6 +1,7 @@
 """llama.cpp's tensor names, per architecture, and the module each stands for.
 
-From gguf-py's ``constants.py`` and ``tensor_mapping.py``. The map is many-to-one there;
+From gguf-py's ``constants.py`` and ``tensor_mapping.py``; who permutes q and k, and which
+classes share an architecture, from ``convert_hf_to_gguf.py``. The map is many-to-one there;
 here each architecture has the one inverse that fits its transformers class.
 """
 
@@ -19,6 +20,7 @@ class GgufArchitecture:
 
     Attributes:
         family: transformers' ``model_type``.
+        others: Further types that llama.cpp loads as this one.
         blocks: Tail in ``model.layers.N`` by name in ``blk.N``.
         permuted: Whether rows of q and k are stored in pairs (rotary layout of llama.cpp).
     """
@@ -26,6 +28,12 @@ class GgufArchitecture:
     family: str
     blocks: Mapping[str, str]
     permuted: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Name in ``blk.N`` by tail in ``model.layers.N``."""
+        return {tail: name for name, tail in self.blocks.items()}
 
 
 _SPLIT = {
@@ -43,15 +51,27 @@ _PHI3 = {
     "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
     "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
+_STARCODER2 = {
+    **_SPLIT, "attn_output": "self_attn.o_proj", "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj",
+}  # fmt: skip
 ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     "phi2": GgufArchitecture(family="phi", blocks=_PHI2),
     "phi3": GgufArchitecture(family="phi3", blocks=_PHI3),
-    "llama": GgufArchitecture(family="llama", blocks=_LLAMA, permuted=True),
+    "llama": GgufArchitecture(family="llama", blocks=_LLAMA, permuted=True, others=("mistral",)),
     "qwen2": GgufArchitecture(family="qwen2", blocks=_LLAMA),
     "qwen3": GgufArchitecture(family="qwen3", blocks=_LLAMA),
     "gemma": GgufArchitecture(family="gemma", blocks=_LLAMA),
     "gemma2": GgufArchitecture(family="gemma2", blocks=_LLAMA),
     "gemma3": GgufArchitecture(family="gemma3_text", blocks=_LLAMA),
     "stablelm": GgufArchitecture(family="stablelm", blocks=_LLAMA),
+    "starcoder2": GgufArchitecture(family="starcoder2", blocks=_STARCODER2),
 }
 OUTER: Mapping[str, str] = {"token_embd": "model.embed_tokens", "output": "lm_head"}
+
+
+def architecture_of(family: str) -> tuple[str, GgufArchitecture] | None:
+    """Name and names of the architecture that llama.cpp loads a family as."""
+    for name, architecture in ARCHITECTURES.items():
+        if family in (architecture.family, *architecture.others):
+            return name, architecture
+    return None
