@@ -58,6 +58,8 @@ def _stop(futures: list[Future[T]]) -> None:
 
 
 def _one_thread() -> None:
+    # The first question in a thread takes over what the process has; later it would undo ours.
+    torch.get_num_threads()
     torch.set_num_threads(1)
 
 

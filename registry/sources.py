@@ -79,6 +79,12 @@ def open_local(source: PathSource) -> OpenedSource:
         NotFound, FormatError, PolicyRefused: as ``convert.source.open_path``.
     """
     files = open_path(Path(source.path))
+    if "oci-layout" in files.files:
+        raise UsageError(
+            "an OCI image layout, which may hold many adapters",
+            where=str(source),
+            hint=f"adaptrix remote add NAME {source}, then adaptrix ls NAME/",
+        )
     sizes = {name: entry.size_bytes for name, entry in files.files.items()}
     selection = select_adapter_files(sizes)
     wanted = {name: files.files[name] for name in selection.wanted}

@@ -38,10 +38,11 @@ def remote(
     with Registry(home) as registry:
         if action == "add":
             registry.add_remote(str(name), str(url), insecure=insecure, dry_run=dry_run)
-            out.hint(f"adaptrix login {name}, if it wants to know who you are")
         elif action == "rm":
             registry.remove_remote(str(name), dry_run=dry_run)
         rows = registry.remotes.rows()
+    if action == "add" and any(row.name == name and row.kind != "folder" for row in rows):
+        out.hint(f"adaptrix login {name}, if it wants to know who you are")
     cells = [
         (r.name, r.kind, r.url, "login" if r.login else "-", "default" if r.default else "")
         for r in rows

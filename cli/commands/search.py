@@ -32,6 +32,7 @@ def search(
 
     with Registry(home) as registry:
         rows = registry.search(query, remote=remote, limit=limit)
-    Output(as_json=as_json, quiet=quiet).document(
-        {"rows": rows}, lines=row_lines(rows), ids=[row.reference for row in rows]
-    )
+    out = Output(as_json=as_json, quiet=quiet)
+    out.document({"rows": rows}, lines=row_lines(rows), ids=[row.reference for row in rows])
+    if not rows:
+        out.note("note: nothing fits all of that")

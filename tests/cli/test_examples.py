@@ -64,6 +64,14 @@ def newcomer(tmp_path, monkeypatch, hub):
         yield call
 
 
+def test_a_folder_of_many_adapters_says_how_it_is_read(newcomer, capsys):
+    assert newcomer("adaptrix remote add share ./share") == 0
+    assert "login" not in capsys.readouterr().err
+    assert newcomer("adaptrix push math share") == 0
+    assert newcomer("adaptrix pull ./share") == 2
+    assert "remote add NAME ./share" in capsys.readouterr().err
+
+
 def test_every_example_runs_as_it_stands(newcomer, capsys):
     assert EXAMPLES.keys() == {function.__name__ for function in COMMANDS}
     failed = []

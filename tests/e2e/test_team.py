@@ -18,18 +18,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "samples" / "adapters"
-registries = sys.modules["loopback_registry"]
+docker = sys.modules["docker_registry"]
 
 pytestmark = [
-    pytest.mark.skipif(registries.DOCKER_REGISTRY is None, reason="no docker-registry here"),
+    pytest.mark.skipif(docker.DOCKER_REGISTRY is None, reason="no docker-registry here"),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here"),
 ]
 
 
 @pytest.fixture
 def server(tmp_path):
-    with registries.TokenServer(tmp_path / "issuer") as issuer:
-        with registries.DockerRegistry(
+    with docker.TokenServer(tmp_path / "issuer") as issuer:
+        with docker.DockerRegistry(
             tmp_path / "registry", auth="token", token_server=issuer
         ) as found:
             yield found
@@ -53,14 +53,14 @@ def adaptrix(tmp_path):
         return json.loads(done.stdout) if status == 0 else json.loads(done.stderr)["error"]
 
     yield call
-    for secret in registries.PASSWORDS.values():
+    for secret in docker.PASSWORDS.values():
         assert all(secret not in text for text in said)
 
 
 def test_three_users_share_math_code_and_their_composition(server, adaptrix, tmp_path):
     for user, account in (("alice", "writer"), ("bob", "writer"), ("carol", "reader")):
         adaptrix(user, "remote", "add", "team", f"{server.url}/adapters")
-        secret = registries.PASSWORDS[account]
+        secret = docker.PASSWORDS[account]
         adaptrix(user, "login", "team", "--username", account, stdin=f"{secret}\n")
         kept = tmp_path / user / "credentials.json"
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
@@ -89,7 +89,7 @@ def test_three_users_share_math_code_and_their_composition(server, adaptrix, tmp
     shutil.rmtree(tmp_path / "alice")
     adaptrix("alice", "remote", "add", "team", f"{server.url}/adapters")
     adaptrix("alice", "ls", "team/", status=4)
-    adaptrix("alice", "login", "team", "-u", "writer", stdin=registries.PASSWORDS["writer"])
+    adaptrix("alice", "login", "team", "-u", "writer", stdin=docker.PASSWORDS["writer"])
     everything = adaptrix("alice", "pull", "--all", "team")
     assert {row["reference"]: row["digest"] for row in everything["rows"]} == {
         row["reference"].removeprefix("team/"): row["digest"] for row in rows

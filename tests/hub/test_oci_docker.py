@@ -13,32 +13,32 @@ from adaptrix.hub.versions import Sent, TagMoved
 from adaptrix.schema.errors import AccessDenied
 
 makers = sys.modules["oci_makers"]
-registries = sys.modules["loopback_registry"]
+docker = sys.modules["docker_registry"]
 BODY = random.Random(5).randbytes(2_500_000)
 BLOB = makers.blob_of(BODY)
 
 pytestmark = [
-    pytest.mark.skipif(registries.DOCKER_REGISTRY is None, reason="no docker-registry here"),
+    pytest.mark.skipif(docker.DOCKER_REGISTRY is None, reason="no docker-registry here"),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here"),
 ]
 
 
 def as_user(user):
-    return Credential(username=user, secret=registries.PASSWORDS[user])
+    return Credential(username=user, secret=docker.PASSWORDS[user])
 
 
 @pytest.fixture(params=["anonymous", "htpasswd", "token"])
 def served(request, tmp_path):
     """A registry and the credential of one who may write."""
     if request.param == "token":
-        with registries.TokenServer(tmp_path / "issuer") as issuer:
-            with registries.DockerRegistry(
+        with docker.TokenServer(tmp_path / "issuer") as issuer:
+            with docker.DockerRegistry(
                 tmp_path / "registry", auth="token", token_server=issuer
             ) as server:
                 yield server, as_user("writer")
         return
     auth = request.param if request.param == "htpasswd" else ""
-    with registries.DockerRegistry(tmp_path / "registry", auth=auth) as server:
+    with docker.DockerRegistry(tmp_path / "registry", auth=auth) as server:
         yield server, as_user("writer") if auth else None
 
 
@@ -75,8 +75,8 @@ def test_strangers_are_refused(served):
 
 
 def test_a_reader_reads_and_does_not_write(tmp_path):
-    with registries.TokenServer(tmp_path / "issuer") as issuer:
-        with registries.DockerRegistry(
+    with docker.TokenServer(tmp_path / "issuer") as issuer:
+        with docker.DockerRegistry(
             tmp_path / "registry", auth="token", token_server=issuer
         ) as server:
             writer = makers.client(server.url, credential=as_user("writer"))

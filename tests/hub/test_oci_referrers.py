@@ -13,6 +13,7 @@ from adaptrix.schema.errors import FormatError
 
 makers = sys.modules["oci_makers"]
 registries = sys.modules["loopback_registry"]
+docker = sys.modules["docker_registry"]
 
 
 def stocked(url):
@@ -33,9 +34,9 @@ def about(subject, number):
 @pytest.fixture(params=["with", "without", "docker"])
 def url(request, tmp_path):
     if request.param == "docker":
-        if registries.DOCKER_REGISTRY is None:
+        if docker.DOCKER_REGISTRY is None:
             pytest.skip("no docker-registry here")
-        with registries.DockerRegistry(tmp_path / "registry") as server:
+        with docker.DockerRegistry(tmp_path / "registry") as server:
             yield server.url
         return
     with registries.LoopbackRegistry(has_referrers=request.param == "with") as server:
