@@ -39,6 +39,7 @@ from adaptrix.convert.layouts.naming import Named, canonical_names
 from adaptrix.convert.modules import adapted_modules
 from adaptrix.convert.options import SOURCE_LAYOUTS, ReadOptions
 from adaptrix.convert.source import AdapterFiles
+from adaptrix.convert.training_state import accounted, without_state
 from adaptrix.convert.writers.heads import HEADS, KV_HEADS
 from adaptrix.convert.writers.peft_experts import EXPERTS
 from adaptrix.schema.adapter import Adapter
@@ -77,7 +78,7 @@ def read_adapter(files: AdapterFiles, options: ReadOptions = ReadOptions()) -> R
         PolicyRefused: bytes that must not be trusted.
     """
     options = _with_known_base(options)
-    contents = gather(files)
+    contents, state = without_state(gather(files))
     chosen = _choose(contents)
     if chosen is None:
         report, draft = _nothing(contents)
@@ -85,6 +86,7 @@ def read_adapter(files: AdapterFiles, options: ReadOptions = ReadOptions()) -> R
         form, recognition = chosen
         draft = _read(form, contents, options)
         report = FormatReport(name=form.name, method=draft.method, evidence=recognition.evidence)
+    draft = accounted(draft, state)
     if contents.ignored_files:
         message = f"left aside: {', '.join(contents.ignored_files[:8])}"
         draft = _with(draft, [Problem.of("ignored_files", message)])

@@ -173,8 +173,12 @@ def check_range(name: str, size_bytes: int, start: int, stop: int) -> None:
         )
 
 
+_WITH_SETTINGS = {".safetensors", ".bin", ".pt", ".pth", ".npz", ".ckpt", ".lora"}
+_SETTINGS = ("adapter_config.json", "hyperparameters.yaml", "torchtune_config.yaml")
+
+
 def open_path(path: Path) -> AdapterFiles:
-    """List the regular files of a folder, or take one file.
+    """List the regular files of a folder, or take one file and the settings beside it.
 
     Hidden files are skipped, subfolders are looked into to a depth of two. Links are
     followed only inside the folder (and, for a snapshot in the Hugging Face cache, into
@@ -196,7 +200,10 @@ def open_path(path: Path) -> AdapterFiles:
         ) from error
     if not root.is_dir():
         source = FileSource(root, _checked_name(path.name or root.name))
-        return AdapterFiles(location=str(path), files={source.name: source})
+        found: dict[str, ByteSource] = {source.name: source}
+        if root.suffix.lower() in _WITH_SETTINGS:
+            found |= _settings_beside(path.expanduser(), root)
+        return AdapterFiles(location=str(path), files=dict(sorted(found.items())))
     files: dict[str, ByteSource] = {}
     for source in _walk(root, root, 0):
         files[source.name] = source
@@ -205,6 +212,16 @@ def open_path(path: Path) -> AdapterFiles:
                 f"more than {MAX_FILES} files", where=str(path), hint="Name the adapter's folder."
             )
     return AdapterFiles(location=str(path), files=dict(sorted(files.items())))
+
+
+def _settings_beside(path: Path, root: Path) -> dict[str, ByteSource]:
+    """Alpha and the base stand in a file of their own; links as :func:`open_path` follows them."""
+    found: dict[str, ByteSource] = {}
+    for name in _SETTINGS:
+        place = path.with_name(name)
+        if name != path.name and place.is_file() and place.resolve().parent == root.parent:
+            found[name] = FileSource(place.resolve(), name)
+    return found
 
 
 def _walk(root: Path, folder: Path, level: int) -> Iterator[FileSource]:

@@ -141,3 +141,16 @@ def test_names_that_cannot_be_printed_are_refused_and_escaped(tmp_path, name):
     with pytest.raises(FormatError) as caught:
         open_path(tmp_path)
     assert str(caught.value).isprintable()
+
+
+def test_a_weight_file_is_read_with_the_settings_beside_it(tmp_path):
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "other.safetensors").write_bytes(b"y")
+    found = open_path(tmp_path / "adapter_model.safetensors")
+    assert sorted(found.files) == ["adapter_config.json", "adapter_model.safetensors"]
+    outside = tmp_path / "inner"
+    outside.mkdir()
+    (outside / "a.safetensors").write_bytes(b"x")
+    (outside / "adapter_config.json").symlink_to(tmp_path / "adapter_config.json")
+    assert sorted(open_path(outside / "a.safetensors").files) == ["a.safetensors"]

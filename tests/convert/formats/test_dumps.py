@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 
 from adaptrix.convert.arrays import to_numpy_f64
 from adaptrix.convert.keys import parse_key, strip_wrappers
 from adaptrix.convert.reading import ReadOptions, read_adapter
-from adaptrix.convert.source import AdapterFiles, MemorySource
+from adaptrix.convert.source import AdapterFiles, MemorySource, open_path
 
 PATHS = [f"model.layers.{i}.self_attn.{p}" for i in range(2) for p in ("q_proj", "v_proj")]
 
@@ -149,3 +150,29 @@ def test_shards_by_name_are_one_adapter_and_a_missing_one_is_named():
     del files["adapter_model-00002-of-00002.safetensors"]
     (problem,) = [p for p in read(files).inspection.problems if p.severity == "error"]
     assert "adapter_model-00002-of-00002" in problem.message
+
+
+def test_the_state_of_a_run_in_the_same_pickle_is_left_out(tmp_path):
+    """``torch.save({"model": …, "optimizer": …, "epoch": 3})``, as training loops do."""
+    weight = torch.nn.Parameter(torch.randn(6, 2))
+    optimizer = torch.optim.AdamW([weight])
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    model = {name.format("A"): torch.randn(2, 4), name.format("B"): weight.detach()}
+    torch.save(
+        {"model": model, "optimizer": optimizer.state_dict(), "epoch": 3},
+        tmp_path / "adapter_model.bin",
+    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    found = read_adapter(open_path(tmp_path))
+    assert found.adapter is not None, found.inspection.problems
+    (module,) = found.adapter.modules
+    want = 2.0 * model[name.format("B")].double() @ model[name.format("A")].double()
+    np.testing.assert_allclose(
+        module.scale.value * to_numpy_f64(module.b) @ to_numpy_f64(module.a), want.numpy()
+    )
+    account = found.inspection.tensors
+    assert account.total == account.used + len(account.ignored) + len(account.unknown)
+    assert {entry.name.partition(".")[0] for entry in account.ignored} == {"optimizer"}
