@@ -6,7 +6,7 @@ headless class has them; ``mixed``: some. ``wrapper``: a prefix that no class of
 the further ones. ``all_linear``: exactly the linear modules of its body. ``inconsistent``:
 shapes that no one configuration gives. ``known_base``, ``last_layer``, ``some_layers``: a
 known base with these shapes, and all its layers, the last ones, others. ``default``: shapes
-of its default configuration. ``words``: the declared name is one of its models',
+of its default configuration, a part of it when layers are missing. ``words``: the declared name is one of its models',
 ``named``: and has the whole model type in it.
 ``declared``, ``declared_other``: the declared name is a known base of it that fits, or not.
 ``base_class``: the producer names a class of it. ``stated``: the content, or ``--base``, does.
@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 
 from adaptrix.convert.architecture.consistent import consistent
+from adaptrix.convert.architecture.dimensions import dimensions_of
 from adaptrix.convert.architecture.families import family_named
 from adaptrix.convert.architecture.hypotheses import Hypothesis
 from adaptrix.convert.architecture.known_bases import KnownBase, bases_of, known_base
@@ -28,6 +29,8 @@ from adaptrix.convert.architecture.shape import Shapes
 from adaptrix.convert.architecture.shapes import BaseShapes
 
 _MOST_MORE = 6
+_SOME_LAYERS = 0.4
+"""Part of the weight of default shapes that some layers have: less than a known base's."""
 Counts = dict[str, float]
 
 
@@ -85,7 +88,7 @@ def by_shapes(
     if matches:
         found[min((_layers(base, seen) for base in matches), key=_LAYERS.index)] = 1
     elif seen.has_sizes and _fits_default(entry, seen):
-        found["default"] = 1
+        found["default"] = 1 if _has_all_layers(entry, seen) else _SOME_LAYERS
     declared = known_base(claims.base_name)
     if declared is not None and declared.family == entry.family:
         fits = declared in matches or not seen.has_sizes
@@ -102,6 +105,12 @@ def _layers(base: KnownBase, seen: Seen) -> str:
     if layers is None or len(seen.layers) == layers:
         return "known_base"
     return "last_layer" if seen.layer_count == layers else "some_layers"
+
+
+def _has_all_layers(entry: Hypothesis, seen: Seen) -> bool:
+    family = family_named(entry.family)
+    layers = dimensions_of(family.defaults).layers if family is not None else None
+    return layers is None or len(seen.layers) == layers
 
 
 def _fitting(entry: Hypothesis, seen: Seen) -> tuple[KnownBase, ...]:

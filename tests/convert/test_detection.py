@@ -106,3 +106,13 @@ def test_phi2_by_its_dimensions_and_not_stablelm():
     assert found.family == "phi"
     assert found.confidence > 0.99
     assert [base.name for base in found.matches] == ["microsoft/phi-2"]
+
+
+def test_a_known_base_comes_before_another_familys_defaults():
+    """Two layers of Llama-2's width, which Qwen3's default configuration has as well."""
+    seen = [
+        Observation(path=f"model.layers.{i}.self_attn.{p}", out_features=4096, in_features=4096)
+        for i in range(2)
+        for p in ("q_proj", "k_proj")
+    ]
+    assert detect(seen, Claims()).candidates[0].family == "llama"
