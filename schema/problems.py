@@ -85,7 +85,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     ),
     "bottleneck_adapter": _fail("Bottleneck adapters add layers; they are not a weight update."),
     "unsupported_method": _fail(
-        "It is not a LoRA: load it with the tool that made it, or merge it into its base there."
+        "Load it with the tool that made it, or merge it into its base there."
     ),
     "routed_adapter": _fail(
         "The effect depends on the input (router or gate); export each expert."
