@@ -22,7 +22,7 @@ from adaptrix.schema.errors import AccessDenied, FormatError, NotFound, PolicyRe
 MAX_FILES = 10_000
 MAX_LEVELS = 2
 """Levels of subfolders that are looked into."""
-RESIDENT_BYTES = 32 << 20
+RESIDENT_BYTES = 16 << 20
 """Bytes of a mapped file that are used before its pages are let go."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adaptrix.compose.baking import BaseWeights
 from adaptrix.compose.combine import Composition, accepted, combine
+from adaptrix.compose.core import one_thread
 from adaptrix.compose.methods import find
 from adaptrix.compose.settings import resolve as resolve_settings
 from adaptrix.registry.ingredients import Prepared, prepare, shared_config
@@ -70,7 +71,9 @@ def compose(home: Home, request: ComposeRequest) -> ComposeReport:
         if request.dry_run:
             return _report(f"{name}:{tag}", result, provenance, ready)
         reason = f"compose {request.method}"
-        stored = publish(home, result.adapter, provenance, name=name, tag=tag, reason=reason)
+        # Stacked factors are put together only now, module by module.
+        with one_thread():
+            stored = publish(home, result.adapter, provenance, name=name, tag=tag, reason=reason)
     return replace(
         _report(f"{name}:{tag}", result, provenance, ready),
         digest=stored.digest,
