@@ -103,4 +103,11 @@ def _open_archive(source: ByteSource) -> TensorFile | None:
         return open_torch_zip(source, entries)
     if entries and all(name.endswith(".npy") for name in entries):
         return open_npz(source, entries)
+    if any(name.endswith((".safetensors", ".bin", ".pt", ".gguf")) for name in entries):
+        raise FormatError(
+            "a zip archive of files, and not a weight file itself",
+            where=source.name,
+            code="compressed",
+            hint="Extract it first: unzip.",
+        )
     return None

@@ -126,3 +126,12 @@ def _compare_with_torch(path, tensors):
     for name, value in expected.items():
         flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
         assert bytes(tensors[name].load()) == flat.numpy().tobytes()
+
+
+def test_a_zip_of_a_folder_says_that_it_is_to_be_extracted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "lora.zip", "w") as archive:
+        archive.writestr("lora/adapter_model.safetensors", b"x")
+        archive.writestr("lora/adapter_config.json", "{}")
+    with pytest.raises(FormatError, match="zip archive") as caught:
+        open_container(MemorySource("lora.zip", (tmp_path / "lora.zip").read_bytes()))
+    assert (caught.value.code, caught.value.hint) == ("compressed", "Extract it first: unzip.")
