@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from adaptrix.loader.factors import FusedFactors
+from adaptrix.loader.products import product
 from adaptrix.loader.workers import SCRATCH_ELEMENTS, scratch
 
 
@@ -60,33 +61,58 @@ def merge_tiles(
         dtype: What to round to.
     """
     left, right = factors.pair()  # (rows, R), (R, columns)
+    turned = right.T.contiguous()
     wide = left.dtype
     columns = before.shape[1]
     step = max(1, SCRATCH_ELEMENTS // columns)
     rooms = [scratch(number, wide, columns) for number in range(3)]
     across = _column_scale(before, factors) if factors.transposed else None
-    wanted_sq = error_sq = along = 0.0
+    narrow = torch.finfo(dtype).bits < torch.finfo(wide).bits
+    wanted_sq = _product_sq(left, right) if factors.magnitude is None else 0.0
+    error_sq = along = 0.0
     changed = False
     for begin in range(0, before.shape[0], step):
         rows = slice(begin, min(begin + step, before.shape[0]))
         count = rows.stop - begin
         old, delta, total = (room[: count * columns].view(count, columns) for room in rooms)
         old.copy_(before[rows])
-        torch.mm(left[rows], right, out=delta)
+        delta = product(left[rows], turned, delta)
         torch.add(old, delta, out=total)
         if factors.magnitude is not None:
             total.mul_(_row_scale(total, factors.magnitude[rows]) if across is None else across)
             torch.sub(total, old, out=delta)
         into[rows].copy_(total if into.dtype == dtype else total.to(dtype))
-        total.copy_(into[rows])
-        total.sub_(old)  # the actual change
-        changed = changed or bool(total.any())
-        total.sub_(delta)
-        flat, wanted = total.flatten(), delta.flatten()
-        wanted_sq += float(torch.dot(wanted, wanted))
-        error_sq += float(torch.dot(flat, flat))
-        along += float(torch.dot(flat, wanted))
+        changed = changed or not torch.equal(into[rows].to(before.dtype), before[rows])
+        missed = _missed(into[rows], old, delta, total, narrow=narrow).flatten()
+        error_sq += float(torch.dot(missed, missed))
+        along += float(torch.dot(missed, delta.flatten()))
+        if factors.magnitude is not None:
+            wanted_sq += float(torch.dot(delta.flatten(), delta.flatten()))
     return Arrival.of(wanted_sq, error_sq, along, changed=changed)
+
+
+def _missed(
+    new: torch.Tensor,
+    old: torch.Tensor,
+    delta: torch.Tensor,
+    total: torch.Tensor,
+    *,
+    narrow: bool,
+) -> torch.Tensor:
+    """Actual change − ``ΔW`` of a tile, written over ``old`` or ``total``.
+
+    Beside the rounding to a narrow type, that of the sum itself is nothing; in a wide type
+    it is all that there is.
+    """
+    if narrow:
+        return old.copy_(new).sub_(total)
+    return total.copy_(new).sub_(old).sub_(delta)
+
+
+def _product_sq(left: torch.Tensor, right: torch.Tensor) -> float:
+    """``‖left · right‖²`` by Gram matrices, in float64."""
+    rows, columns = left.double(), right.double()
+    return float(((rows.T @ rows) * (columns @ columns.T)).sum())
 
 
 def _row_scale(total: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import torch
 
-SCRATCH_ELEMENTS = 1 << 20
-"""Elements of one scratch: with float32 4 MiB, which a core's share of L3 holds."""
+SCRATCH_ELEMENTS = 1 << 18
+"""Elements of one scratch: with float32 1 MiB, which a core's L2 holds."""
 
 T = TypeVar("T")
 _own = threading.local()
