@@ -19,7 +19,7 @@ from adaptrix.compose.tensors import held
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.loader.examples import Example, tokens_of
 from adaptrix.loader.session import Session
-from adaptrix.schema.adapter import ModuleKind
+from adaptrix.schema.adapter import ModuleKind, ModulePath
 from adaptrix.schema.errors import IncompatibleAdapter
 
 BATCH = 16
@@ -43,7 +43,7 @@ def input_grams(
     base = session.base
     found: dict[str, torch.Tensor] = {}
     for path in paths:
-        shape = base.structure.modules.get(path)  # type: ignore[call-overload]
+        shape = base.structure.modules.get(ModulePath(path))
         if shape is None:
             raise IncompatibleAdapter("the base has no such module", where=path)
         flat = shape.kind is ModuleKind.EMBEDDING or shape.in_features > widest

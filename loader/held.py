@@ -13,10 +13,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from adaptrix.loader.workers import SCRATCH_ELEMENTS, scratch, workers
+from adaptrix.loader.workers import scratch, workers
 
 SPLIT_ABOVE = 1 << 20
 """Elements above which a weight is worth several threads."""
+
+TILE_ELEMENTS = 1 << 20
+"""Elements that are widened at once: one scratch is all that this needs, and fewer, longer
+products end sooner than many that fit a nearer cache."""
 
 
 class HeldLinear(nn.Linear):
@@ -77,8 +81,8 @@ def widened_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _rows(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, first: int, end: int) -> None:
     width = weight.shape[1]
-    step = max(1, SCRATCH_ELEMENTS // width)
-    room = scratch(0, x.dtype, width)
+    step = max(1, TILE_ELEMENTS // width)
+    room = scratch(0, x.dtype, max(width, TILE_ELEMENTS))
     for begin in range(first, end, step):
         stop = min(begin + step, end)
         tile = room[: (stop - begin) * width].view(stop - begin, width)
