@@ -20,17 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from detection_cases import Case, draw
 from detection_report import reliability_diagram, report
 
-from adaptrix.convert.architecture.detect import UNKNOWN, probabilities, scores_of, weigh
-from adaptrix.convert.architecture.evidence import Counts
+from adaptrix.convert.architecture.claims import told
+from adaptrix.convert.architecture.detect import UNKNOWN, Weighed, blended, weigh
 from adaptrix.convert.architecture.observed import seen_of
 from adaptrix.convert.architecture.popularity import share_of
 from adaptrix.convert.architecture.weights import RATIOS
 
 TRAIN_SEED, TEST_SEED, EVEN_SEED = 20261101, 20261102, 20261103
-FITTED = (
-    "bare", "also", "also_more", "all_linear", "known_base", "last_layer", "some_layers",
-    "default", "words", "named", "declared", "declared_other", "inconsistent", "wrapper",
-)  # fmt: skip
+FITTED = ("bare", "also", "also_more", "all_linear", "shapes", "declared", "wrapper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +35,21 @@ class Outcome:
     """One case with the evidence of every family."""
 
     case: Case
-    counts: Mapping[str, Counts]
-    names: int
+    weighed: Weighed
+    told: frozenset[str]
 
     def ranked(self, ratios: Mapping[str, float] = RATIOS) -> list[tuple[float, str]]:
         """Families by probability."""
-        return probabilities(scores_of(self.counts, self.names, ratios))
+        return blended(self.weighed.counts, self.weighed.unknown, ratios)
 
 
 def outcomes(cases: Sequence[Case]) -> list[Outcome]:
     """Everything that detection weighs, case by case."""
     found = []
     for case in cases:
-        seen = seen_of(case.observations)
-        counts, _ = weigh(seen, case.claims)
-        found.append(Outcome(case, counts, len(seen.shapes)))
+        weighed = weigh(seen_of(case.observations), case.claims)
+        named = frozenset(told(weighed.counts, case.claims))
+        found.append(Outcome(case, weighed, named))
     return found
 
 
@@ -89,17 +86,18 @@ def _stacked(
 
 
 def _table(one: Outcome) -> tuple[np.ndarray, np.ndarray, int]:
-    names = [name for name in one.counts if name != UNKNOWN]
+    counts = one.weighed.counts
+    names = [name for name in counts if name != UNKNOWN]
     if one.case.family not in names:
         names.append(one.case.family)
     features = np.array(
-        [[one.counts.get(n, {}).get(kind, 0.0) for kind in FITTED] for n in names], dtype=float
+        [[counts.get(n, {}).get(kind, 0.0) for kind in FITTED] for n in names], dtype=float
     )
     rest = {k: v for k, v in RATIOS.items() if k not in FITTED}
     fixed = np.array(
         [
             math.log(share_of(n))
-            + sum(c * math.log(rest[k]) for k, c in one.counts.get(n, {}).items() if k in rest)
+            + sum(c * math.log(rest[k]) for k, c in counts.get(n, {}).items() if k in rest)
             for n in names
         ]
     )

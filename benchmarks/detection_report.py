@@ -38,23 +38,37 @@ def calibration_error(rows: Sequence[tuple[float, bool]]) -> float:
     return sum(abs(sum(c for c, _ in b) - sum(r for _, r in b)) for b in bins.values()) / len(rows)
 
 
+def fitting(one: Any) -> dict[str, str]:
+    """Families whose classes have all names, with shapes of one configuration; how they fit."""
+    return {
+        name: shapes.kind
+        for name, shapes in one.weighed.shapes.items()
+        if not {"foreign_name", "wrapper"} & one.weighed.counts[name].keys()
+        and shapes.kind != "inconsistent"
+    }
+
+
 def twins(found: Sequence[Any]) -> Counter[frozenset[str]]:
-    """Families with the very same evidence as the right one: content cannot tell them apart."""
+    """Families that fit as the right one does: content cannot tell them apart."""
     groups: Counter[frozenset[str]] = Counter()
     for one in found:
-        own = one.counts.get(one.case.family)
-        same = frozenset(name for name, counts in one.counts.items() if counts == own)
-        if len(same) > 1:
+        fits = fitting(one)
+        same = frozenset(name for name, kind in fits.items() if kind == fits.get(one.case.family))
+        if one.case.family in same and len(same) > 1:
             groups[same] += 1
     return groups
 
 
 def is_identifiable(one: Any) -> bool:
-    """Whether no other family has evidence as good as the right one's."""
-    own = one.counts.get(one.case.family)
-    if own is None:
+    """Whether someone who has every configuration could tell; see the page's definition."""
+    fits, right = fitting(one), one.case.family
+    if right not in fits:
         return False
-    return all(counts != own for name, counts in one.counts.items() if name != one.case.family)
+    listed = {name for name, kind in fits.items() if kind in ("known", "default")}
+    if len(fits) == 1 or listed == {right}:
+        return True
+    is_told = one.case.declared == "right" and one.told & fits.keys() == {right}
+    return is_told and (right in listed or not listed)
 
 
 def figures(found: Sequence[Any], ratios: Mapping[str, float]) -> list[str]:

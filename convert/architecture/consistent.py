@@ -33,7 +33,12 @@ def products(formula: str) -> Sum:
 
 
 def consistent(seen: Iterable[tuple[Shapes, Sequence[Pair]]]) -> bool:
-    """Whether the shapes of all modules can be those of one configuration.
+    """Whether the shapes of all modules can be those of one configuration; see :func:`solved`."""
+    return solved(seen) is not None
+
+
+def solved(seen: Iterable[tuple[Shapes, Sequence[Pair]]]) -> Mapping[str, Fraction] | None:
+    """Values of all products of fields that the shapes settle; None when they disagree.
 
     Args:
         seen: For each name, what it can be, and the shapes ``(out, in)`` that were seen;
@@ -46,10 +51,10 @@ def consistent(seen: Iterable[tuple[Shapes, Sequence[Pair]]]) -> bool:
         if not usable or any(UNKNOWN_SIZE in sizes for sizes in usable):
             continue
         if len(pairs) > len(usable):
-            return False
+            return None
         if len(usable) == 1:
             if not _settle(usable[0], pairs[0], values):
-                return False
+                return None
         else:
             open_choices += [(usable, pair) for pair in pairs]
     for usable, pair in open_choices:
@@ -59,8 +64,8 @@ def consistent(seen: Iterable[tuple[Shapes, Sequence[Pair]]]) -> bool:
                 values = tried
                 break
         else:
-            return False
-    return _plausible(values)
+            return None
+    return values if _plausible(values) else None
 
 
 def _settle(sizes: Sequence[str], pair: Pair, values: dict[str, Fraction]) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from adaptrix.convert.architecture.known_bases import KnownBase, bases_of
+
 _ROWS = r"""
 llama 0.25 llama(?![-_. ]?4)|vicuna|alpaca|smollm2?(?!3)|deepseek-(coder|llm)|(?<![a-z])yi-|codellama|wizardlm
 mistral 0.10 mistral(?!.*(small-3|nemo-vl))|zephyr-7b|openhermes
@@ -154,17 +156,39 @@ def is_called(family: str, name: str) -> bool:
     return bool(known is not None and known.words is not None and known.words.search(name))
 
 
-def is_named(family: str, name: str) -> bool:
-    """Whether a model called ``name`` has the whole ``model_type`` in it, and that is no word."""
-    words = _own_words(family)
-    return words is not None and words.search(name) is not None
+def called_at(family: str, name: str) -> tuple[int, int] | None:
+    """Where ``name`` says that a model is one of ``family``: by its usual words, or its type."""
+    known = POPULARITY.get(family)
+    usual = known.words.search(name) if known is not None and known.words is not None else None
+    own = _own_words(family).search(name)
+    spans = [match.span() for match in (usual, own) if match is not None]
+    return max(spans, key=lambda span: span[1] - span[0], default=None)
+
+
+def chance_of_word(family: str) -> float:
+    """How often a name has the type's name in it by chance."""
+    if family == "bit":
+        return 0.01  # 4-bit
+    return 0.0 if not family.isalpha() or family in POPULARITY else 1e-5
 
 
 @cache
-def _own_words(family: str) -> re.Pattern[str] | None:
+def _own_words(family: str) -> re.Pattern[str]:
     """The type's name, with any mark between its parts: ``olmo_hybrid`` as ``OLMo-Hybrid``."""
-    parts = [part for part in re.split(r"[-_.]", family) if part]
-    if len(parts) < 2 and (len(family) < 5 or family in POPULARITY):
-        return None
-    body = r"[-_. ]?".join(re.escape(part) for part in parts)
-    return re.compile(rf"(?<![a-z]){body}(?![a-z])", re.IGNORECASE)
+    parts = re.findall(r"[a-z]+|[0-9]+", family, re.IGNORECASE)
+    body = r"[-_. ]?".join(map(re.escape, parts))
+    end = r"(?![a-z0-9])" if len(family) < 4 else r"(?![a-z])"
+    return re.compile(rf"(?<![a-z]){body}{end}", re.IGNORECASE)
+
+
+@cache
+def base_shares(family: str) -> tuple[float, ...]:
+    """Share of each known base among the adapters of the family's known bases."""
+    bases = bases_of(family)
+    weights = [1.0 for base in bases]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def base_share(base: KnownBase) -> float:
+    """Share of ``base``; see :func:`base_shares`."""
+    return base_shares(base.family)[bases_of(base.family).index(base)]
