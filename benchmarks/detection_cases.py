@@ -59,7 +59,7 @@ def _case(rng: random.Random, name: str) -> Case | None:
     if family is None:
         return None
     known = bases_of(name)
-    listed = rng.random() < 0.8 * len(known) / (len(known) + 1)
+    listed = rng.random() < 0.95 * len(known) / (len(known) + 0.5)
     base = rng.choices(known, base_shares(name))[0] if listed else None
     config = _config(rng, family, usual=not known or rng.random() < 0.2)
     shapes = base.shapes if base else BaseShapes(family=family, config=config)

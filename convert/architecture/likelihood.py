@@ -26,7 +26,7 @@ from adaptrix.convert.architecture.shape import Shapes
 from adaptrix.convert.architecture.shapes import BaseShapes
 
 KNOWN, DEFAULT, NOVEL, INCONSISTENT = "known", "default", "novel", "inconsistent"
-_LISTED = 0.8
+_LISTED = 0.95
 """Share of a family's adapters whose base is in the table, when the table has many of it."""
 _DEFAULT_ALONE, _DEFAULT_BESIDE = 0.5, 0.1
 """Share of the other bases that have their type's default configuration: without, with a
@@ -59,7 +59,7 @@ def likelihood(entry: Hypothesis, seen: Seen, claims: Claims) -> Likelihood:
         return Likelihood(content=1.0, claimed=1.0, kind=NOVEL, bases={})
     known = bases_of(entry.family)
     values = solved((entry.shapes[name], seen.shapes[name]) for name in entry.shapes)
-    listed = _LISTED * len(known) / (len(known) + 1)
+    listed = _LISTED * len(known) / (len(known) + 0.5)
     usual = _DEFAULT_BESIDE if known else _DEFAULT_ALONE
     family = family_named(entry.family)
     parts: list[tuple[float, KnownBase | None, str]] = []

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-_SAME, _SIMPLE = 0.4, 0.05
+_SAME, _SIMPLE = 0.6, 0.05
 _MULTIPLES = frozenset(Fraction(n) for n in (2, 3, 4, 6, 8)) | frozenset(
     Fraction(1, n) for n in (2, 3, 4, 6, 8)
 )
 _ROUND = ((1024, 1 / 24), (256, 1 / 100), (64, 1 / 600), (16, 1 / 3000))
 _ODD = 1e-4
-_SMALL, _FEW = 256, 1 / 40
-"""Sizes of heads, and numbers of them: a few round ones."""
+_SMALL = ((32, 1 / 12), (256, 1 / 40))
+"""Numbers of heads, and their sizes."""
 _COMMON_DEPTHS = frozenset((6, 12, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40, 42, 48, 64, 80))
 _COMMON, _OTHER = 1 / 20, 1 / 200
 _WHOLE, _TAIL, _PART = 0.85, 0.08, 0.07
@@ -40,8 +40,9 @@ def _chance(size: Fraction, before: Sequence[Fraction]) -> float:
         return _SAME
     if any(size / other in _MULTIPLES for other in before):
         return _SIMPLE
-    if size <= _SMALL and size % 8 == 0:
-        return _FEW
+    for most, share in _SMALL:
+        if size <= most and size % 2 == 0:
+            return share
     for unit, share in _ROUND:
         if size % unit == 0:
             return share

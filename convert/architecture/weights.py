@@ -21,12 +21,12 @@ RATIOS: Mapping[str, float] = {
     "mixed": 1e-2,
     "stated": 1e6,
     "base_class": 1e4,
-    "bare": 0.09,
-    "also": 0.4,
-    "also_more": 0.82,
-    "all_linear": 4.1,
-    "shapes": 2.4,
-    "declared": math.e,
+    "bare": 0.10,
+    "also": 0.57,
+    "also_more": 0.75,
+    "all_linear": 3.9,
+    "shapes": 2.45,
+    "declared": 2.75,
 }
 """Likelihood ratio of each kind of evidence, as ``evidence`` counts it."""
 
