@@ -47,7 +47,7 @@ __all__ = ["UNKNOWN", "Claims", "Detection", "Observation", "detect", "layer_ind
 UNKNOWN = "unknown"
 _SHOWN = 0.005
 _NAMED = 0.6
-_NAMED_AMONG_TWINS = 0.8
+_NAMED_AMONG_TWINS = 0.75
 """Where another family fits as well, only popularity speaks: ask for more."""
 _HOPELESS = math.log(1e-12)
 

@@ -119,11 +119,29 @@ mistral3 0.002 mistral-small-3
 layoutlmv3 0.001 layoutlmv3
 stable-diffusion 0.03 stable-diffusion|sdxl
 """
-_RARE = 3e-5
+WIDESPREAD = frozenset("""
+FacebookAI/roberta-base google-bert/bert-base-uncased openai-community/gpt2 google/flan-t5-base
+Qwen/Qwen1.5-0.5B Qwen/Qwen1.5-1.8B Qwen/Qwen2.5-0.5B Qwen/Qwen2.5-0.5B-Instruct
+Qwen/Qwen2.5-1.5B Qwen/Qwen2.5-1.5B-Instruct Qwen/Qwen2.5-7B Qwen/Qwen2.5-7B-Instruct
+Qwen/Qwen2.5-Coder-7B-Instruct Qwen/Qwen3-0.6B Qwen/Qwen3-1.7B Qwen/Qwen3-4B Qwen/Qwen3-8B
+TinyLlama/TinyLlama-1.1B-Chat-v1.0 bigscience/bloom-560m bigscience/bloom-7b1 facebook/opt-125m
+facebook/opt-350m facebook/opt-6.7b google/gemma-2-2b google/gemma-2-2b-it google/gemma-2b
+google/gemma-2b-it google/gemma-3-1b-it google/gemma-3-4b-it huggyllama/llama-7b
+meta-llama/Llama-2-7b-chat-hf meta-llama/Llama-2-7b-hf meta-llama/Llama-3.1-8B
+meta-llama/Llama-3.1-8B-Instruct meta-llama/Llama-3.2-1B meta-llama/Llama-3.2-1B-Instruct
+meta-llama/Llama-3.2-3B meta-llama/Llama-3.2-3B-Instruct meta-llama/Meta-Llama-3-8B
+meta-llama/Meta-Llama-3-8B-Instruct microsoft/Phi-3-mini-4k-instruct microsoft/phi-2
+mistralai/Mistral-7B-Instruct-v0.2 mistralai/Mistral-7B-Instruct-v0.3 mistralai/Mistral-7B-v0.1
+openai/whisper-large-v2 openai/whisper-small tiiuae/falcon-7b tiiuae/falcon-7b-instruct
+""".split())
+"""Bases that most public adapters of their families are made for."""
+_FOLD = 8.0
+"""How many times as many adapters such a base has as another one of its family."""
+_RARE = 6e-5
 _PART = re.compile(
     r"_(text|vision|audio|encoder|decoder)(_model|_encoder)?$|_(qformer|vqmodel|talker|thinker)"
 )
-_RARE_PART = 6e-6
+_RARE_PART = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +202,7 @@ def _own_words(family: str) -> re.Pattern[str]:
 @cache
 def base_shares(family: str) -> tuple[float, ...]:
     """Share of each known base among the adapters of the family's known bases."""
-    bases = bases_of(family)
-    weights = [1.0 for base in bases]
+    weights = [_FOLD if base.name in WIDESPREAD else 1.0 for base in bases_of(family)]
     return tuple(weight / sum(weights) for weight in weights)
 
 
