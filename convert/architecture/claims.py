@@ -29,6 +29,14 @@ _LEAST_SHARE = 1e-4
 _EXACT, _RELATED = 0.9, 0.6
 """Share of the adapters that declare a known base, or a name made from it, of which it is one."""
 _LONGEST = 120
+_LIBRARY = re.compile(r"transformers\.models\.(\w+)\.modeling_")
+_TASKS: Mapping[str, re.Pattern[str]] = {
+    "CAUSAL_LM": re.compile(r"CausalLM|LMHead|ConditionalGeneration|ForCausal|Decoder"),
+    "SEQ_2_SEQ_LM": re.compile(r"ConditionalGeneration|Seq2Seq|MTModel|SpeechTo|TextTo"),
+    "SEQ_CLS": re.compile(r"Classification"),
+    "TOKEN_CLS": re.compile(r"TokenClassification"),
+}
+"""Classes that a task is trained with."""
 
 
 def told(families: Iterable[str], claims: Claims) -> Mapping[str, float]:
@@ -67,6 +75,8 @@ def of_base(claims: Claims, family: str, base: KnownBase | None) -> float:
 
 def has_class(family: str, base_class: str) -> bool:
     """Whether the producer's class is one of the family's."""
+    if not base_class:
+        return False
     if family == "phi" and "mixformer" in base_class.lower():
         return True
     known = family_named(family)
@@ -74,6 +84,21 @@ def has_class(family: str, base_class: str) -> bool:
         return True
     compact = re.sub(r"[-_]", "", family).removesuffix("text")
     return bool(re.match(rf"{re.escape(compact)}(for|model|lm|\d*$)", base_class.lower()))
+
+
+def has_module(family: str, library: str) -> bool:
+    """Whether the Python module of the producer's class is the family's in transformers."""
+    match = _LIBRARY.match(library)
+    own = family.replace("-", "_")
+    return match is not None and (own == match[1] or own.startswith(f"{match[1]}_"))
+
+
+def has_task(family: str, task_type: str) -> bool:
+    """Whether the family has a class for PEFT's task type, as far as that is known."""
+    known, wanted = family_named(family), _TASKS.get(task_type)
+    if known is None or not known.classes or wanted is None:
+        return True
+    return any(wanted.search(name) for name in known.classes)
 
 
 def _worth(family: str) -> float:

@@ -144,9 +144,10 @@ class Weighed:
 
 def weigh(seen: Seen, claims: Claims) -> Weighed:
     """Names first; shapes for what is not out of the question then."""
-    found = hypotheses(seen)
+    found = hypotheses(seen, claims.targets)
     names = told(found, claims)
-    counts = {name: by_names(entry, seen, claims) for name, entry in found.items()}
+    saved = len({name for entry in found.values() for name in entry.saved})
+    counts = {name: by_names(entry, seen, claims, saved) for name, entry in found.items()}
     first = {
         name: math.log(share_of(name)) + logarithm(c) + names.get(name, 0.0)
         for name, c in counts.items()
@@ -194,7 +195,9 @@ def blended(
     alike = _chances(scores_of(counts, unknown, ratios, ALIKE_POWER))
     parts = [(1 - ALIKE, plain), (ALIKE, alike)]
     if any(found.get("declared") for found in counts.values()):
-        unsaid = {n: {k: c for k, c in found.items() if k != "declared"} for n, found in counts.items()}
+        unsaid = {
+            n: {k: c for k, c in found.items() if k != "declared"} for n, found in counts.items()
+        }
         content = _chances(scores_of(unsaid, unknown, ratios))
         parts = [(weight * (1 - UNDECLARED), part) for weight, part in parts]
         parts.append((UNDECLARED, content))
@@ -217,8 +220,8 @@ def _evidence(
         found.append(f"shapes fit {', '.join(base.name for base in matches[:4])}")
     if claims.base_name:
         found.append(f"declared base {claims.base_name[:120]} (not proof)")
-    if claims.base_class:
-        found.append(f"base class {claims.base_class[:80]}")
+    if claims.library or claims.base_class:
+        found.append(f"base class {f'{claims.library} {claims.base_class}'.strip()[:120]}")
     if claims.architecture == family:
         found.append(f"the content states architecture {family}")
     if claims.base_model_type:

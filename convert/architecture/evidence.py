@@ -5,15 +5,16 @@ headless class has them; ``mixed``: some. ``wrapper``: a prefix that no class of
 ``also``, ``also_more``: modules with the same short names that were not seen, the first and
 the further ones. ``all_linear``: exactly the linear modules of its body. ``shapes``: log
 probability of the shapes and layers (:mod:`~.likelihood`). ``declared``: log likelihood ratio
-of the declared name (:mod:`~.claims`). ``base_class``: the producer names a class of it.
-``stated``: the content, or ``--base``, does.
+of the declared name (:mod:`~.claims`). ``base_class``: the producer names a class of it, or
+its Python module. ``stated``: the content, or ``--base``, names the family. ``no_task``: it has
+no class for the stated task. ``unsaved``: whole weights that others have, and it has not.
 """
 
 from __future__ import annotations
 
 import math
 
-from adaptrix.convert.architecture.claims import has_class
+from adaptrix.convert.architecture.claims import has_class, has_module, has_task
 from adaptrix.convert.architecture.hypotheses import Hypothesis
 from adaptrix.convert.architecture.likelihood import Likelihood, likelihood
 from adaptrix.convert.architecture.observed import Claims, Seen
@@ -23,8 +24,8 @@ _MOST_MORE = 6
 Counts = dict[str, float]
 
 
-def by_names(entry: Hypothesis, seen: Seen, claims: Claims) -> Counts:
-    """Evidence that needs no shapes."""
+def by_names(entry: Hypothesis, seen: Seen, claims: Claims, saved: int = 0) -> Counts:
+    """Evidence that needs no shapes; ``saved`` is how many whole weights some family has."""
     foreign = len(seen.shapes) - len(entry.shapes)
     found: Counts = {"foreign_name": foreign} if foreign else {}
     if entry.wrapper:
@@ -36,13 +37,17 @@ def by_names(entry: Hypothesis, seen: Seen, claims: Claims) -> Counts:
         found["also_more"] = min(entry.also - 1, _MOST_MORE)
     elif len(entry.shapes) == entry.matrices > 1 and not foreign:
         found["all_linear"] = 1
+    if len(entry.saved) < saved:
+        found["unsaved"] = saved - len(entry.saved)
     return found | _by_claims(entry.family, claims)
 
 
 def _by_claims(family: str, claims: Claims) -> Counts:
     found: Counts = {}
-    if claims.base_class and has_class(family, claims.base_class):
+    if has_class(family, claims.base_class) or has_module(family, claims.library):
         found["base_class"] = 1
+    if claims.task_type and not has_task(family, claims.task_type):
+        found["no_task"] = 1
     model_type = SAME_FAMILY.get(claims.base_model_type, claims.base_model_type)
     stated = (claims.architecture == family) + (model_type == family)
     if stated:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from adaptrix.convert.architecture.catalogue import catalogue
@@ -30,6 +30,7 @@ class Hypothesis:
         also: Names of the family with the same last parts that were not seen.
         matrices: Linear modules of its body; 0 when not counted.
         wrapper: Prefix in front of all its names that no class of it has.
+        saved: What the names of whole weights are in it, those that it has.
     """
 
     family: str
@@ -38,10 +39,16 @@ class Hypothesis:
     also: int = 0
     matrices: int = 0
     wrapper: str = ""
+    saved: dict[str, Shapes] = field(default_factory=dict)
 
 
-def hypotheses(seen: Seen) -> Mapping[str, Hypothesis]:
-    """Families with at least one of the names; under a foreign prefix only if none has any."""
+def hypotheses(seen: Seen, targets: Iterable[str] = ()) -> Mapping[str, Hypothesis]:
+    """Families with at least one of the names; under a foreign prefix only if none has any.
+
+    Args:
+        seen: All names.
+        targets: Last parts of names that were to be adapted, whether or not they were seen.
+    """
     names = list(seen.shapes)
     found = _named(names, "")
     wrapper = ""
@@ -51,6 +58,11 @@ def hypotheses(seen: Seen) -> Mapping[str, Hypothesis]:
             break
         wrapper += f"{heads.pop()}."
         found = _named(names, wrapper)
+    _count_others({*(name.rpartition(".")[2] for name in names), *targets}, found)
+    for name in seen.saved:
+        for family, shapes, _ in _places(name):
+            if family in found:
+                found[family].saved.setdefault(name, shapes)
     return found
 
 
@@ -62,7 +74,6 @@ def _named(names: list[str], wrapper: str) -> dict[str, Hypothesis]:
             entry.shapes.setdefault(name, shapes)
             if bare:
                 entry.bare.add(name)
-    _count_others(names, found)
     return found
 
 
@@ -128,14 +139,12 @@ def _in_plain(family: Family, name: str) -> tuple[Shapes, Shapes]:
     return rooted.get(name, ()), family.modules.get(name, ())
 
 
-def _count_others(names: list[str], found: Mapping[str, Hypothesis]) -> None:
+def _count_others(lasts: Iterable[str], found: Mapping[str, Hypothesis]) -> None:
     """A short target name selects every module that ends in it: were they all seen?"""
     every = catalogue()
     position = {name: i for i, name in enumerate(every.types)}
     wanted: dict[str, int] = dict.fromkeys(found, 0)
-    for last in {name.rpartition(".")[2] for name in names}:
-        if last == "{}":
-            continue
+    for last in set(lasts) - {"{}"}:
         counts = every.names_ending(last)
         for family in found:
             wanted[family] += counts.get(position.get(family, -1), 0)

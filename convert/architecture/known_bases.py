@@ -85,7 +85,9 @@ def related_base(declared: str) -> KnownBase | None:
     best = ""
     for name in _by_last_part():
         start = last.find(name) if len(best) < len(name) >= _SHORTEST else -1
-        if start >= 0 and not _WORD.search(last[start - 1 : start] + " " + _after(last, start, name)):
+        if start >= 0 and not _WORD.search(
+            last[start - 1 : start] + " " + _after(last, start, name)
+        ):
             best = name
     return _by_last_part()[best] if best else None
 

@@ -10,7 +10,8 @@ a base explains at once, the more that counts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from adaptrix.convert.architecture.claims import of_base
 from adaptrix.convert.architecture.consistent import solved
@@ -22,7 +23,6 @@ from adaptrix.convert.architecture.known_bases import KnownBase, bases_of
 from adaptrix.convert.architecture.novelty import chance_of_layers, chance_of_sizes
 from adaptrix.convert.architecture.observed import Claims, Seen
 from adaptrix.convert.architecture.popularity import base_shares
-from adaptrix.convert.architecture.shape import Shapes
 from adaptrix.convert.architecture.shapes import BaseShapes
 
 KNOWN, DEFAULT, NOVEL, INCONSISTENT = "known", "default", "novel", "inconsistent"
@@ -31,6 +31,9 @@ _LISTED = 0.95
 _DEFAULT_ALONE, _DEFAULT_BESIDE = 0.5, 0.1
 """Share of the other bases that have their type's default configuration: without, with a
 table of others. A default that is in use is mostly listed."""
+_VOCABULARY = "vocab"
+_SAME_VOCABULARY, _ANY_VOCABULARY = 0.8, 1e-3
+"""Chance that an adapter's tables have the base's rows, and of any one number of rows."""
 _IMPOSSIBLE = 1e-4
 """What is left when no one configuration gives the shapes: the formulas may be wrong."""
 
@@ -58,6 +61,7 @@ def likelihood(entry: Hypothesis, seen: Seen, claims: Claims) -> Likelihood:
     if not seen.has_sizes:
         return Likelihood(content=1.0, claimed=1.0, kind=NOVEL, bases={})
     known = bases_of(entry.family)
+    entry, seen = _with_saved(entry, seen)
     values = solved((entry.shapes[name], seen.shapes[name]) for name in entry.shapes)
     listed = _LISTED * len(known) / (len(known) + 0.5)
     usual = _DEFAULT_BESIDE if known else _DEFAULT_ALONE
@@ -77,6 +81,7 @@ def likelihood(entry: Hypothesis, seen: Seen, claims: Claims) -> Likelihood:
         novel *= _IMPOSSIBLE * chance_of_sizes(dict.fromkeys(filter(None, sizes)))
     else:
         novel *= chance_of_sizes([*_settled(values), *_unexplained(None, entry, seen)])
+        novel *= _ANY_VOCABULARY if any(_VOCABULARY in name for name in values) else 1
     parts.append((novel, None, NOVEL if values is not None else INCONSISTENT))
     return _sum(parts, entry.family, claims)
 
@@ -98,8 +103,22 @@ def _sum(
     )
 
 
-def _settled(values: Mapping[str, object]) -> list:
-    return [value for name, value in values.items() if name]
+def _with_saved(entry: Hypothesis, seen: Seen) -> tuple[Hypothesis, Seen]:
+    """Whole weights among the modules, their shapes as those of updates."""
+    if not entry.saved:
+        return entry, seen
+    pairs = {
+        name: seen.saved[name][::-1] if shapes[0].kind == "embedding" else seen.saved[name]
+        for name, shapes in entry.saved.items()
+    }
+    return (
+        replace(entry, shapes=entry.saved | entry.shapes),
+        replace(seen, shapes={n: (pair,) for n, pair in pairs.items()} | dict(seen.shapes)),
+    )
+
+
+def _settled(values: Mapping[str, Fraction]) -> list[Fraction]:
+    return [value for name, value in values.items() if name and _VOCABULARY not in name]
 
 
 def _unexplained(base: BaseShapes | None, entry: Hypothesis, seen: Seen) -> Iterator[int]:
@@ -121,14 +140,15 @@ def _unexplained(base: BaseShapes | None, entry: Hypothesis, seen: Seen) -> Iter
 def _fit(base: BaseShapes, entry: Hypothesis, seen: Seen, layers: int | None) -> float:
     """Probability of what was seen, when this is the base; 0 when a size differs."""
     checked = 0
-    counts = []
+    counts: list[int] = []
+    rows: set[bool] = set()
     for name, shapes in entry.shapes.items():
         repeated = [c for c in (base.size(s.count) for s in shapes if s.count) if c is not None]
         if repeated and seen.last.get(name, 0) - seen.shift >= max(repeated):
             return 0.0
         counts += repeated
         for pair in seen.shapes[name]:
-            agreed = [_agree(base, shape.sizes, pair) for shape in shapes]
+            agreed = [_agree(base, shape.sizes, pair, rows) for shape in shapes]
             if agreed and max(agreed) < 0:
                 return 0.0
             checked += max(agreed, default=0)
@@ -136,20 +156,21 @@ def _fit(base: BaseShapes, entry: Hypothesis, seen: Seen, layers: int | None) ->
         return 0.0
     count = max(counts, default=layers)
     chance = chance_of_layers(seen.layers, shift=seen.shift, layers=count)
+    if rows:
+        chance *= _SAME_VOCABULARY if True in rows else (1 - _SAME_VOCABULARY) * _ANY_VOCABULARY
     return chance * chance_of_sizes(_unexplained(base, entry, seen))
 
 
-def _agree(base: BaseShapes, sizes: Sequence[str], pair: tuple[int, int]) -> int:
+def _agree(base: BaseShapes, sizes: Sequence[str], pair: tuple[int, int], rows: set[bool]) -> int:
     """Sides that are known and equal, or -1 when one differs; vocabularies may be resized."""
     if len(sizes) != 2:
         return 0
     equal = 0
     for formula, size in zip(sizes, pair, strict=True):
         wanted = base.size(formula) if size else None
-        if wanted is not None:
-            equal += 1
-            if wanted != size and "vocab" not in formula:
-                return -1
+        if wanted is not None and _VOCABULARY in formula:
+            rows.add(wanted == size)
+        elif wanted is not None and wanted != size:
+            return -1
+        equal += wanted is not None
     return equal
-
-

@@ -21,6 +21,8 @@ RATIOS: Mapping[str, float] = {
     "mixed": 1e-2,
     "stated": 1e6,
     "base_class": 1e4,
+    "no_task": 0.1,
+    "unsaved": 0.3,
     "bare": 0.10,
     "also": 0.57,
     "also_more": 0.75,
