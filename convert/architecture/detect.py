@@ -30,6 +30,7 @@ from adaptrix.convert.architecture.observed import (
     seen_of,
 )
 from adaptrix.convert.architecture.popularity import share_of
+from adaptrix.convert.architecture.unseen import of_claims
 from adaptrix.convert.architecture.weights import (
     ALIKE,
     ALIKE_POWER,
@@ -49,6 +50,7 @@ _SHOWN = 0.005
 _NAMED = 0.6
 _NAMED_AMONG_TWINS = 0.75
 """Where another family fits as well, only popularity speaks: ask for more."""
+_MOST_BASES = 8
 _HOPELESS = math.log(1e-12)
 
 
@@ -77,13 +79,8 @@ class Detection:
 def detect(observations: Sequence[Observation], claims: Claims) -> Detection:
     """Weigh all families against each other and against ``unknown``."""
     seen = seen_of(observations)
-    if not seen.shapes:
-        return Detection(
-            family=UNKNOWN, confidence=0.0, candidates=(), matches=(),
-            evidence=_evidence(UNKNOWN, seen, (), claims),
-        )  # fmt: skip
-    weighed = weigh(seen, claims)
-    ranked = blended(weighed.counts, weighed.unknown)
+    weighed = weigh(seen, claims) if seen.shapes else _unseen(claims)
+    ranked = blended(weighed.counts, weighed.unknown) if weighed.counts else [(0.0, UNKNOWN)]
     best, name = ranked[0]
     family = name if best >= (_NAMED_AMONG_TWINS if weighed.rivals(name) else _NAMED) else UNKNOWN
     candidates = tuple(
@@ -92,7 +89,7 @@ def detect(observations: Sequence[Observation], claims: Claims) -> Detection:
         if p >= _SHOWN and n != UNKNOWN
     )
     among = [family] if family != UNKNOWN else [c.family for c in candidates]
-    matches = weighed.matches(ranked, among)
+    matches = weighed.matches(ranked, among)[: _MOST_BASES if family == UNKNOWN else None]
     return Detection(
         family=family,
         confidence=math.floor(best * 1e4) / 1e4 if family != UNKNOWN else 0.0,
@@ -101,6 +98,11 @@ def detect(observations: Sequence[Observation], claims: Claims) -> Detection:
         matches=tuple(base for base, _ in matches),
         chances=tuple(math.floor(p * 1e4) / 1e4 for _, p in matches),
     )
+
+
+def _unseen(claims: Claims) -> Weighed:
+    counts, unknown = of_claims(claims)
+    return Weighed(counts=counts, shapes={}, unknown=unknown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,15 +127,14 @@ class Weighed:
         found = [
             (bases[name], chance * part / self.shapes[family].claimed)
             for chance, family in ranked
-            if family in families
+            if family in families and family in self.shapes
             for name, part in self.shapes[family].bases.items()
         ]
         return sorted(found, key=lambda match: -match[1])
 
     def rivals(self, family: str) -> tuple[str, ...]:
         """Other families that have all names, and shapes in the same way."""
-        own = self.counts.get(family)
-        if own is None:
+        if family not in self.shapes:
             return ()
         return tuple(
             name for name, found in self.shapes.items()

@@ -7,7 +7,8 @@ the further ones. ``all_linear``: exactly the linear modules of its body. ``shap
 probability of the shapes and layers (:mod:`~.likelihood`). ``declared``: log likelihood ratio
 of the declared name (:mod:`~.claims`). ``base_class``: the producer names a class of it, or
 its Python module. ``stated``: the content, or ``--base``, names the family. ``no_task``: it has
-no class for the stated task. ``unsaved``: whole weights that others have, and it has not.
+no class for the stated task. ``no_target``: it has no module of a name that was to be adapted,
+where no tensors are there. ``unsaved``: whole weights that others have, and it has not.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ def by_names(entry: Hypothesis, seen: Seen, claims: Claims, saved: int = 0) -> C
         found["all_linear"] = 1
     if len(entry.saved) < saved:
         found["unsaved"] = saved - len(entry.saved)
-    return found | _by_claims(entry.family, claims)
+    return found | by_claims(entry.family, claims)
 
 
-def _by_claims(family: str, claims: Claims) -> Counts:
+def by_claims(family: str, claims: Claims) -> Counts:
+    """Evidence of what the source says, besides the base's name."""
     found: Counts = {}
     if has_class(family, claims.base_class) or has_module(family, claims.library):
         found["base_class"] = 1

@@ -27,7 +27,7 @@ qwen2_audio 0.001 qwen[-_ ]?2[-_ ]?audio
 gemma 0.03 gemma-?(2b|7b|1\.1)|codegemma
 gemma2 0.03 gemma-?2-
 gemma3_text 0.02 gemma-?3-(270m|1b)
-gemma3 0.008 gemma-?3-(4b|12b|27b)
+gemma3 0.008 gemma-?3-(4b|12b|27b)|medgemma
 paligemma 0.003 paligemma
 phi 0.04 (?<![a-z])phi(?![a-z0-9])(?![-_ ]?[34])|phi[-_ ]?(1|2)(?!\d)
 phi3 0.03 phi[-_ ]?(3|4)(?!.*(moe|multimodal|vision|small))
@@ -120,7 +120,57 @@ layoutlmv3 0.001 layoutlmv3
 stable-diffusion 0.03 stable-diffusion|sdxl
 """
 WIDESPREAD = frozenset(
-    ["FacebookAI/roberta-base", "google-bert/bert-base-uncased", "openai-community/gpt2", "google/flan-t5-base", "Qwen/Qwen1.5-0.5B", "Qwen/Qwen1.5-1.8B", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-Coder-7B-Instruct", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "bigscience/bloom-560m", "bigscience/bloom-7b1", "facebook/opt-125m", "facebook/opt-350m", "facebook/opt-6.7b", "google/gemma-2-2b", "google/gemma-2-2b-it", "google/gemma-2b", "google/gemma-2b-it", "google/gemma-3-1b-it", "google/gemma-3-4b-it", "huggyllama/llama-7b", "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.2-3B-Instruct", "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B-Instruct", "microsoft/Phi-3-mini-4k-instruct", "microsoft/phi-2", "mistralai/Mistral-7B-Instruct-v0.2", "mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-v0.1", "openai/whisper-large-v2", "openai/whisper-small", "tiiuae/falcon-7b", "tiiuae/falcon-7b-instruct"]
+    [
+        "FacebookAI/roberta-base",
+        "google-bert/bert-base-uncased",
+        "openai-community/gpt2",
+        "google/flan-t5-base",
+        "Qwen/Qwen1.5-0.5B",
+        "Qwen/Qwen1.5-1.8B",
+        "Qwen/Qwen2.5-0.5B",
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "Qwen/Qwen2.5-1.5B",
+        "Qwen/Qwen2.5-1.5B-Instruct",
+        "Qwen/Qwen2.5-7B",
+        "Qwen/Qwen2.5-7B-Instruct",
+        "Qwen/Qwen2.5-Coder-7B-Instruct",
+        "Qwen/Qwen3-0.6B",
+        "Qwen/Qwen3-1.7B",
+        "Qwen/Qwen3-4B",
+        "Qwen/Qwen3-8B",
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "bigscience/bloom-560m",
+        "bigscience/bloom-7b1",
+        "facebook/opt-125m",
+        "facebook/opt-350m",
+        "facebook/opt-6.7b",
+        "google/gemma-2-2b",
+        "google/gemma-2-2b-it",
+        "google/gemma-2b",
+        "google/gemma-2b-it",
+        "google/gemma-3-1b-it",
+        "google/gemma-3-4b-it",
+        "huggyllama/llama-7b",
+        "meta-llama/Llama-2-7b-chat-hf",
+        "meta-llama/Llama-2-7b-hf",
+        "meta-llama/Llama-3.1-8B",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "meta-llama/Llama-3.2-1B",
+        "meta-llama/Llama-3.2-1B-Instruct",
+        "meta-llama/Llama-3.2-3B",
+        "meta-llama/Llama-3.2-3B-Instruct",
+        "meta-llama/Meta-Llama-3-8B",
+        "meta-llama/Meta-Llama-3-8B-Instruct",
+        "microsoft/Phi-3-mini-4k-instruct",
+        "microsoft/phi-2",
+        "mistralai/Mistral-7B-Instruct-v0.2",
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "mistralai/Mistral-7B-v0.1",
+        "openai/whisper-large-v2",
+        "openai/whisper-small",
+        "tiiuae/falcon-7b",
+        "tiiuae/falcon-7b-instruct",
+    ]
 )
 """Bases that most public adapters of their families are made for."""
 _FOLD = 8.0

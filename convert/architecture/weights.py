@@ -22,6 +22,7 @@ RATIOS: Mapping[str, float] = {
     "stated": 1e6,
     "base_class": 1e4,
     "no_task": 0.1,
+    "no_target": 0.01,
     "unsaved": 0.3,
     "bare": 0.10,
     "also": 0.57,
