@@ -21,13 +21,17 @@ qwen3 0.05 qwen[-_ ]?3(?!\.\d|.*(vl|omni|next|moe|a3b|a22b|asr|coder))
 qwen2_moe 0.004 qwen[-_ ]?(1\.5|2).*(moe|a2\.7b|a14b)
 qwen3_moe 0.006 qwen[-_ ]?3(?!\.\d|.*(vl|omni|next)).*(moe|a3b|a22b|coder)
 qwen2_vl 0.008 qwen[-_ ]?2[-_ ]?vl
-qwen2_5_vl 0.010 qwen[-_ ]?2[._]5[-_ ]?vl
-qwen3_vl 0.004 qwen[-_ ]?3[-_ ]?vl
+qwen2_5_vl 0.010 qwen[-_ ]?2[._]5[-_ ]?vl|cosmos-reason1
+qwen3_vl 0.004 qwen[-_ ]?3[-_ ]?vl(?!.*(moe|a3b|a22b))|cosmos-reason2
+qwen3_5 0.003 qwen[-_ ]?3[._]5(?!.*a\d+b)
+qwen3_5_moe 0.001 qwen[-_ ]?3[._]5.*a\d+b
 qwen2_audio 0.001 qwen[-_ ]?2[-_ ]?audio
 gemma 0.03 gemma-?(2b|7b|1\.1)|codegemma
 gemma2 0.03 gemma-?2-
 gemma3_text 0.02 gemma-?3-(270m|1b)
 gemma3 0.008 gemma-?3-(4b|12b|27b)|medgemma
+gemma4 0.002 gemma-?4-
+nemotron_h 0.001 nemotron[-_]?(h-|3-nano|nano-(9b|12b|30b))
 paligemma 0.003 paligemma
 phi 0.04 (?<![a-z])phi(?![a-z0-9])(?![-_ ]?[34])|phi[-_ ]?(1|2)(?!\d)
 phi3 0.03 phi[-_ ]?(3|4)(?!.*(moe|multimodal|vision|small))
@@ -42,6 +46,8 @@ persimmon 0.001 persimmon
 fuyu 0.0005 fuyu
 baichuan 0.005 baichuan
 internlm2 0.003 internlm2
+internlm 0.002 internlm(?!-?(2|3|xcomposer))
+hunyuan_v1_dense 0.001 hunyuan(?!.*(moe|a13b))|hy-mt
 qwen 0.004 qwen(?![-_ ]?(\d+\.\d|[23]))
 gpt2 0.05 (?<![a-z])gpt-?2|dialogpt
 gpt_neo 0.01 gpt-neo(?!x)
@@ -112,8 +118,8 @@ llava_next 0.003 llava.*(next|1\.6)
 llava_onevision 0.001 llava.*onevision
 mllama 0.003 llama-3\.2.*vision
 idefics2 0.002 idefics2
-idefics3 0.001 idefics3
-smolvlm 0.002 smolvlm
+idefics3 0.002 idefics3|smolvlm(?!-?2(?!\d))
+smolvlm 0.002 smolvlm-?2(?!\d)
 pixtral 0.001 pixtral
 mistral3 0.002 mistral-small-3
 layoutlmv3 0.001 layoutlmv3
@@ -175,6 +181,8 @@ WIDESPREAD = frozenset(
 """Bases that most public adapters of their families are made for."""
 _FOLD = 8.0
 """How many times as many adapters such a base has as another one of its family."""
+_OTHERWISE = frozenset({"smolvlm"})
+"""Types whose name other types' models have: the first SmolVLM are of the type ``idefics3``."""
 _RARE = 6e-5
 _PART = re.compile(
     r"_(text|vision|audio|encoder|decoder)(_model|_encoder)?$|_(qformer|vqmodel|talker|thinker)"
@@ -216,7 +224,7 @@ def called_at(family: str, name: str) -> tuple[int, int] | None:
     """Where ``name`` says that a model is one of ``family``: by its usual words, or its type."""
     known = POPULARITY.get(family)
     usual = known.words.search(name) if known is not None and known.words is not None else None
-    own = _own_words(family).search(name)
+    own = _own_words(family).search(name) if family not in _OTHERWISE else None
     spans = [match.span() for match in (usual, own) if match is not None]
     return max(spans, key=lambda span: span[1] - span[0], default=None)
 
@@ -232,7 +240,7 @@ def chance_of_word(family: str) -> float:
 def _own_words(family: str) -> re.Pattern[str]:
     """The type's name, with any mark between its parts: ``olmo_hybrid`` as ``OLMo-Hybrid``."""
     parts = re.findall(r"[a-z]+|[0-9]+", family, re.IGNORECASE)
-    body = r"[-_. ]?".join(map(re.escape, parts))
+    body = r"[-_./ ]?".join(map(re.escape, parts))
     end = r"(?![a-z0-9])" if len(family) < 4 else r"(?![a-z])"
     return re.compile(rf"(?<![a-z]){body}{end}", re.IGNORECASE)
 

@@ -22,7 +22,7 @@ _UNKNOWN_TARGET = 0.3
 
 
 def of_claims(claims: Claims) -> tuple[dict[str, Counts], float]:
-    """Evidence by family, and the log likelihood of ``unknown``; empty when nothing is said."""
+    """Evidence by family, and the log likelihood of ``unknown``; empty when a name is all that is said."""
     targets = frozenset(claims.targets)
     having = Counter(family for target in targets for family in set(_with(target)))
     families = having if targets else dict.fromkeys(family_names(), 0)
@@ -33,7 +33,7 @@ def of_claims(claims: Claims) -> tuple[dict[str, Counts], float]:
         if having[family] < len(targets):
             found["no_target"] = len(targets) - having[family]
         counts[family] = found
-    if not targets and not any(f["declared"] or "base_class" in f for f in counts.values()):
+    if not targets and not any("base_class" in found for found in counts.values()):
         return {}, 0.0
     return counts, len(targets) * math.log(_UNKNOWN_TARGET)
 
