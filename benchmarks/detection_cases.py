@@ -123,7 +123,7 @@ def _saved(rng: random.Random, family: Family) -> tuple[str, str]:
     way = rng.random()
     if way < 0.9 or not root:
         return "usual", root
-    return ("headless", "") if way < 0.98 else ("wrapped", f"backbone.{root}")
+    return ("headless", "") if way < 0.98 else ("wrapped", f"inner_model.{root}")
 
 
 def _paths(

@@ -34,6 +34,8 @@ from adaptrix.convert.architecture.unseen import of_claims
 from adaptrix.convert.architecture.weights import (
     ALIKE,
     ALIKE_POWER,
+    ALIKE_SHAPES,
+    HABITS,
     RATIOS,
     UNDECLARED,
     UNKNOWN_PRIOR,
@@ -193,7 +195,7 @@ def blended(
 ) -> list[tuple[float, str]]:
     """Probability and name, the likeliest first: a mixture of what may be taken for granted."""
     plain = _chances(scores_of(counts, unknown, ratios))
-    alike = _chances(scores_of(counts, unknown, ratios, ALIKE_POWER))
+    alike = _chances(scores_of(counts, unknown, {**ratios, **_alike(ratios)}, ALIKE_POWER))
     parts = [(1 - ALIKE, plain), (ALIKE, alike)]
     if any(found.get("declared") for found in counts.values()):
         unsaid = {
@@ -204,6 +206,11 @@ def blended(
         parts.append((UNDECLARED, content))
     masses = {name: sum(weight * part[name] for weight, part in parts) for name in plain}
     return sorted(((mass, n) for n, mass in masses.items()), key=lambda p: (-p[0], p[1]))
+
+
+def _alike(ratios: Mapping[str, float]) -> dict[str, float]:
+    """Ratios where habits tell nothing, and no table of bases is thought to be complete."""
+    return {"shapes": ratios["shapes"] ** ALIKE_SHAPES, **dict.fromkeys(HABITS, 1.0)}
 
 
 def _chances(scores: Mapping[str, float]) -> dict[str, float]:

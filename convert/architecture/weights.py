@@ -9,11 +9,15 @@ UNKNOWN_PRIOR = 0.05
 """Prior of no family at all, on the scale of the shares in ``popularity``."""
 UNKNOWN_WORD, UNKNOWN_WORDS = 0.02, 0.1
 """Likelihood of the first word and of each further one in names, when it is no family at all."""
-ALIKE = 0.05
+ALIKE = 0.04
 """How far popularity is not relied on: part of the outcome for shares that differ less."""
 ALIKE_POWER = 0.2
 """Power of the shares in that part."""
-UNDECLARED = 0.04
+ALIKE_SHAPES = 0.35
+"""Power of what shapes are worth in that part."""
+HABITS = ("also", "also_more", "all_linear")
+"""Kinds of evidence that come from what people usually train; worth nothing in that part."""
+UNDECLARED = 0.03
 """Part of the outcome that does not rely on the declared name."""
 RATIOS: Mapping[str, float] = {
     "foreign_name": 1e-6,
@@ -25,11 +29,11 @@ RATIOS: Mapping[str, float] = {
     "no_target": 0.01,
     "unsaved": 0.3,
     "bare": 0.10,
-    "also": 0.57,
-    "also_more": 0.75,
-    "all_linear": 3.9,
-    "shapes": 2.45,
-    "declared": 2.75,
+    "also": 0.77,
+    "also_more": 0.53,
+    "all_linear": 2.9,
+    "shapes": 2.5,
+    "declared": 2.6,
 }
 """Likelihood ratio of each kind of evidence, as ``evidence`` counts it."""
 
