@@ -107,7 +107,9 @@ def _worth(family: str) -> float:
 
 
 def _inside(span: tuple[int, int], other: tuple[int, int]) -> bool:
-    return span != other and other[0] <= span[0] and span[1] <= other[1]
+    """Whether a name begins in another one, which is longer or began earlier."""
+    start, end = span
+    return other[0] <= start < other[1] and (other[0] < start or other[1] > end)
 
 
 def _short(name: str) -> str:

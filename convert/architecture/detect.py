@@ -50,7 +50,7 @@ __all__ = ["UNKNOWN", "Claims", "Detection", "Observation", "detect", "layer_ind
 UNKNOWN = "unknown"
 _SHOWN = 0.005
 _NAMED = 0.6
-_NAMED_AMONG_TWINS = 0.75
+_NAMED_AMONG_TWINS = 0.8
 """Where another family fits as well, only popularity speaks: ask for more."""
 _MOST_BASES = 8
 _HOPELESS = math.log(1e-12)

@@ -23,6 +23,7 @@ qwen3_moe 0.006 qwen[-_ ]?3(?!\.\d|.*(vl|omni|next)).*(moe|a3b|a22b|coder)
 qwen2_vl 0.008 qwen[-_ ]?2[-_ ]?vl
 qwen2_5_vl 0.010 qwen[-_ ]?2[._]5[-_ ]?vl|cosmos-reason1
 qwen3_vl 0.004 qwen[-_ ]?3[-_ ]?vl(?!.*(moe|a3b|a22b))|cosmos-reason2
+qwen3_vl_moe 0.001 qwen[-_ ]?3[-_ ]?vl.*(moe|a\d+b)
 qwen3_5 0.003 qwen[-_ ]?3[._]5(?!.*a\d+b)
 qwen3_5_moe 0.001 qwen[-_ ]?3[._]5.*a\d+b
 qwen2_audio 0.001 qwen[-_ ]?2[-_ ]?audio
@@ -75,7 +76,7 @@ mamba 0.002 mamba-(?!2)
 jamba 0.001 jamba
 bert 0.03 (?<![a-z])bert(?!weet|in)
 roberta 0.03 (?<!xlm-)(?<!x)roberta|bertweet
-xlm-roberta 0.006 xlm-?r(?!.*(xl|xxl)$)|bge-m3|multilingual-e5
+xlm-roberta 0.004 xlm-?r(?!.*(xl|xxl)$)|bge-m3|multilingual-e5
 camembert 0.001 camembert
 big_bird 0.001 big-?bird
 electra 0.002 electra

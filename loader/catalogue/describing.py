@@ -23,7 +23,15 @@ from adaptrix.loader.catalogue.building import (
 )
 from adaptrix.loader.catalogue.defaults import derived, nested_configs
 from adaptrix.loader.catalogue.experiment import Experiment, first_index, holds, sizes_of
-from adaptrix.loader.catalogue.leaves import LAYERS, PUBLISHED, Number, changed, leaves, switches, unset
+from adaptrix.loader.catalogue.leaves import (
+    LAYERS,
+    PUBLISHED,
+    Number,
+    changed,
+    leaves,
+    switches,
+    unset,
+)
 from adaptrix.loader.catalogue.solving import term
 
 _MOST_CLASSES = 6
