@@ -34,9 +34,7 @@ def write(adapter: Adapter) -> Written:
     return two_files(adapter, paths, config_of(adapter, keys))
 
 
-def two_files(
-    adapter: Adapter, paths: Mapping[str, str], config: Mapping[str, Json]
-) -> Written:
+def two_files(adapter: Adapter, paths: Mapping[str, str], config: Mapping[str, Json]) -> Written:
     """``adapters.safetensors`` under the names in ``paths``, and ``adapter_config.json``."""
     tensors: dict[str, LazyTensor] = {}
     for module in adapter.modules:

@@ -23,6 +23,7 @@ from adaptrix.schema.adapter import Adapter, ModuleKind
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import Refused
 from adaptrix.schema.report import Fidelity, Problem
+from adaptrix.schema.tensor import LazyTensor
 
 _NAME, _CONFIG = "adapters.npz", "adapter_config.json"
 _BUILT_IN_SCALE = 20.0
@@ -37,7 +38,8 @@ def write(adapter: Adapter) -> Written:
             place for (DoRA, embeddings, the head).
     """
     check_holds(adapter, "mlx-npz", "MLX-LM", {ModuleKind.LINEAR})
-    tensors, layers, keys = {}, set(), set()
+    tensors: dict[str, LazyTensor] = {}
+    layers, keys = set(), set()
     for module in adapter.modules:
         place = _PLACE.fullmatch(module.path)
         if place is None or module.magnitude is not None:

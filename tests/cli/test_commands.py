@@ -212,7 +212,9 @@ def test_export_writes_another_layout_as_convert_does(stocked, tmp_path):
         line = [verb, "fused", option, "peft", "--target-layout", "split"]
         done = adaptrix(*line, "-o", tmp_path / verb, home=stocked)
         assert done.returncode == 0, done.stderr
-    files = [sorted(p.read_bytes() for p in (tmp_path / v).iterdir()) for v in ("export", "convert")]
+    files = [
+        sorted(p.read_bytes() for p in (tmp_path / v).iterdir()) for v in ("export", "convert")
+    ]
     assert files[0] == files[1]
     assert b"q_proj" in files[0][-1] + files[0][0]
 

@@ -48,7 +48,9 @@ def peak_bytes(arguments: list[str]) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak memory")
-@pytest.mark.parametrize(("verb", "to"), [("convert", "peft"), ("convert", "mlx-npz"), ("pull", "")])
+@pytest.mark.parametrize(
+    ("verb", "to"), [("convert", "peft"), ("convert", "mlx-npz"), ("pull", "")]
+)
 def test_peak_memory_is_that_of_a_small_adapter(verb, to, tmp_path):
     peaks = []
     for size in SIZES:

@@ -208,7 +208,9 @@ def test_npz_refuses_by_name_what_mlx_lm_did_not_have(make):
             a=take_rows(last.a, slice(other)), b=take_columns(last.b, slice(other)),
         )  # fmt: skip
         for target in ("mlx", "mlx-npz", "mlx-vlm"):
-            with pytest.raises(Refused, match=r"one scale and one rank.*layers\.1\.self_attn\.v_proj"):
+            with pytest.raises(
+                Refused, match=r"one scale and one rank.*layers\.1\.self_attn\.v_proj"
+            ):
                 write_adapter(replace(adapter, modules=(*adapter.modules[:-1], odd)), target)
 
 
