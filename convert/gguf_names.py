@@ -17,7 +17,8 @@ FUSED_QKV = "self_attn.Wqkv"
 """Phi's fused attention input, rows q‖k‖v, which the current class has no module for."""
 
 
-_OUTER = {"token_embd": "model.embed_tokens", "output": "lm_head"}
+_TIED = {"token_embd": "model.embed_tokens"}
+_OUTER = {**_TIED, "output": "lm_head"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,9 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     "llama": GgufArchitecture(family="llama", blocks=_LLAMA, permuted=True, others=("mistral",)),
     "qwen2": GgufArchitecture(family="qwen2", blocks=_LLAMA),
     "qwen3": GgufArchitecture(family="qwen3", blocks=_LLAMA),
-    "gemma": GgufArchitecture(family="gemma", blocks=_LLAMA),
-    "gemma2": GgufArchitecture(family="gemma2", blocks=_LLAMA),
+    # The head of Gemma and Gemma 2 is the embedding, and has no name of its own.
+    "gemma": GgufArchitecture(family="gemma", blocks=_LLAMA, outer=_TIED),
+    "gemma2": GgufArchitecture(family="gemma2", blocks=_LLAMA, outer=_TIED),
     "gemma3": GgufArchitecture(family="gemma3_text", blocks=_LLAMA),
     "stablelm": GgufArchitecture(family="stablelm", blocks=_LLAMA),
     "starcoder2": GgufArchitecture(family="starcoder2", blocks=_STARCODER2),
@@ -118,7 +120,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     ),
     "gptneox": GgufArchitecture(
         family="gpt_neox", block="gpt_neox.layers.", blocks=_NEOX, order="heads",
-        outer={"token_embd": "gpt_neox.embed_in", "output": "embed_out"},
+        outer={"token_embd": "gpt_neox.embed_in", "output": "lm_head"},
     ),
 }  # fmt: skip
 

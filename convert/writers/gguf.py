@@ -45,14 +45,15 @@ def write(adapter: Adapter) -> Written:
     problem = _problem(adapter, name, architecture)
     if problem:
         raise Refused(problem, where="gguf", code="unsupported_target")
-    alphas = {alpha_for(module, float(module.rank)) for module in adapter.modules}
-    alpha = alphas.pop()
+    alphas = {alpha_for(module, float(module.rank)): module.path for module in adapter.modules}
+    alpha = next(iter(alphas))
     # The file holds float32; llama.cpp divides in float32 as well.
     stored = float(np.float32(alpha))
     error = max(abs(stored / m.rank - m.scale.value) for m in adapter.modules)
-    if alphas or stored == 0.0:
+    if len(alphas) > 1 or stored == 0.0:
+        places = ", ".join(f"{alpha:g} of {path}" for alpha, path in list(alphas.items())[:4])
         raise Refused(
-            "GGUF has one alpha for all modules, and it cannot be 0",
+            f"GGUF has one alpha for all modules, and it cannot be 0; this has {places}",
             where="gguf",
             code="unsupported_target",
         )
