@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 
 from adaptrix.convert.formats import FORMATS
@@ -73,11 +74,11 @@ def write_adapter(adapter: Adapter, format_name: str, *, layout: str | None = No
     return written if exact else replace(written, fidelity=Fidelity.ROUNDING)
 
 
-def tensors_digest(adapter: Adapter) -> Digest:
+def tensors_digest(adapter: Adapter, *, on_bytes: Callable[[int], None] | None = None) -> Digest:
     """SHA-256 of the canonical tensors, whatever file they came from.
 
     For each tensor, sorted by name: the name, a NUL, the dtype, a NUL, the shape as decimal
-    numbers joined by commas, a NUL, and the little-endian bytes.
+    numbers joined by commas, a NUL, and the little-endian bytes. ``on_bytes`` is told of each piece.
     """
     tensors = adapter.tensors()
     digest = hashlib.sha256()
@@ -86,4 +87,6 @@ def tensors_digest(adapter: Adapter) -> Digest:
         digest.update(f"{name}\0{tensor.dtype.value}\0{shape}\0".encode())
         for chunk in tensor_chunks(tensors, [name], lambda _: 0):
             digest.update(chunk)
+            if on_bytes is not None:
+                on_bytes(len(chunk))
     return Digest(digest.hexdigest())

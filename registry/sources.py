@@ -95,10 +95,8 @@ def open_local(source: PathSource) -> OpenedSource:
     )
 
 
-def local_record(
-    files: Mapping[str, ByteSource], *, on_bytes: Callable[[int], None] | None = None
-) -> SourceRecord:
-    """Digest every file that was read."""
+def local_record(files: Mapping[str, ByteSource], on_bytes: Callable[[int], None]) -> SourceRecord:
+    """Digest every file that was read; ``on_bytes`` is told of each piece."""
     from adaptrix.schema.record import SourceFile, SourceRecord  # noqa: PLC0415
 
     found = tuple(
@@ -108,15 +106,14 @@ def local_record(
     return SourceRecord(kind="local", files=found)
 
 
-def _digest(entry: ByteSource, on_bytes: Callable[[int], None] | None) -> Digest:
+def _digest(entry: ByteSource, on_bytes: Callable[[int], None]) -> Digest:
     import hashlib  # noqa: PLC0415
 
     state = hashlib.sha256()
     for start in range(0, entry.size_bytes, CHUNK_BYTES):
         chunk = entry.read(start, min(start + CHUNK_BYTES, entry.size_bytes))
         state.update(chunk)
-        if on_bytes is not None:
-            on_bytes(len(chunk))
+        on_bytes(len(chunk))
     return Digest(state.hexdigest())
 
 

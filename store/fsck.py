@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import secrets
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from adaptrix.store.home import Home
     from adaptrix.store.index import Index
 
-_READ_BYTES = 1 << 20
 Progress = Callable[[int], None]
 
 
@@ -122,23 +120,13 @@ def _blobs(
         sizes[digest] = size_bytes
         if sample < 1 and random.random() >= sample:  # noqa: S311 - no secret
             continue
-        actual = _hash(blobs, digest, progress)
+        actual = blobs.rehash(digest, progress)
         hashed += size_bytes
         if actual != digest:
             message = f"holds {actual} ({size_bytes} bytes)"
             problems.append(Problem.of("corrupt_blob", message, where=str(digest)))
             damaged.append(digest)
     return sizes, problems, damaged, hashed
-
-
-def _hash(blobs: DiskStore, digest: Digest, progress: Progress | None) -> Digest:
-    running = hashlib.sha256()
-    with blobs.open(digest) as stream, translated(blobs.place(digest)):
-        while block := stream.read(_READ_BYTES):
-            running.update(block)
-            if progress is not None:
-                progress(len(block))
-    return Digest(running.hexdigest())
 
 
 def _versions(found: Scan, sizes: dict[Digest, int]) -> Iterator[Problem]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from adaptrix import Registry
+
 MIB = 1 << 20
 SIZES = (8, 160)
 """MiB of the two adapters; one tensor of the larger is longer than what may be resident."""
@@ -48,7 +50,7 @@ def peak_bytes(arguments: list[str]) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak memory")
-@pytest.mark.parametrize("verb", ["convert", "pull"])
+@pytest.mark.parametrize("verb", ["convert", "pull", "verify"])
 def test_peak_memory_is_that_of_a_small_adapter(verb, tmp_path):
     peaks = []
     for size in SIZES:
@@ -56,7 +58,12 @@ def test_peak_memory_is_that_of_a_small_adapter(verb, tmp_path):
         target = ["--to", "peft", "-o", str(tmp_path / f"out{size}")]
         if verb == "pull":
             target = ["--as", f"x{size}", "--home", str(tmp_path / "home")]
-        peaks.append(peak_bytes([verb, str(source), *target]))
+        arguments = [verb, str(source), *target]
+        if verb == "verify":
+            with Registry(home=tmp_path / "home") as registry:
+                registry.pull(str(source), name=f"x{size}")
+            arguments = [verb, f"x{size}", "--home", str(tmp_path / "home")]
+        peaks.append(peak_bytes(arguments))
     small, large = peaks
     assert large - small <= 48 * MIB, peaks
     assert large <= 200 * MIB
