@@ -44,7 +44,7 @@ def write_adapter(adapter: Adapter, format_name: str, *, layout: str | None = No
     if writer is None:
         raise UsageError(
             f"no writer for format {format_name[:40]!r}",
-            where="--to",
+            where="format",
             hint=f"Choose one of {', '.join(TARGETS)}.",
         )
     if adapter.obstacle and format_name != "peft":
