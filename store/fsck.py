@@ -7,7 +7,6 @@ import random
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,7 +75,7 @@ def check(
     """
     if repair and home.read_only:
         raise StoreReadOnly(where=str(home.path))
-    with nullcontext() if home.read_only else home.lease():
+    with home.lease():
         sizes, problems, damaged, hashed = _blobs(home.blobs, 0.0 if quick else sample, progress)
         quarantined = [_quarantine(home, digest) for digest in damaged] if repair else []
         for digest in quarantined:

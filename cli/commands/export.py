@@ -9,7 +9,7 @@ import typer
 
 from adaptrix.cli.commands.convert import convert
 from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
-from adaptrix.cli.output import Output, size_text
+from adaptrix.cli.output import Output, size_text, would
 from adaptrix.schema.errors import UsageError
 
 
@@ -59,5 +59,5 @@ def _layout(
     with Registry(home) as registry:
         report = registry.export_layout(reference, output, dry_run=dry_run)
     fields = {name: getattr(report, name) for name in report.__slots__}
-    line = f"{report.path}  {report.names} names  {size_text(report.written_bytes)} written"
+    line = f"{would(dry_run)}{report.path}  {report.names} names  {size_text(report.written_bytes)} written"
     out.document(fields, lines=[line], ids=[report.path])
