@@ -30,7 +30,9 @@ def adaptrix(home, *arguments, **options):
 
 @pytest.fixture
 def home(tmp_path):
-    assert adaptrix(tmp_path / "home", "pull", str(SAMPLES / "math"), "--as", "math").returncode == 0
+    assert (
+        adaptrix(tmp_path / "home", "pull", str(SAMPLES / "math"), "--as", "math").returncode == 0
+    )
     return tmp_path / "home"
 
 
