@@ -46,8 +46,9 @@ def test_updates_are_those_of_diffusers_converter(family, prefix):
     }
     found = {path: v for path, v in rows.products(adapter).items() if not apart.search(path)}
     assert found.keys() == wanted.keys()
-    for path in found:
-        np.testing.assert_allclose(found[path], product(*wanted[path]), rtol=1e-5, atol=1e-5)
+    for path, value in found.items():
+        expected = product(*wanted[path])
+        np.testing.assert_allclose(value, expected, atol=1e-6 * np.abs(expected).max())
 
 
 def product(a, b):
