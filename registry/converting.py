@@ -76,7 +76,7 @@ def _convert(
         bytes=sum(file.size_bytes for file in written.files),
         files=tuple(file.path for file in written.files),
         verdict=source.verdict,
-        problems=source.problems,
+        problems=(*source.problems, *written.problems),
     )
 
 

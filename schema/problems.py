@@ -157,6 +157,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
     ),
     "wide_dtype": ProblemCode(Severity.NOTE, ""),
+    "reader_settings": ProblemCode(Severity.WARNING, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),
     "ignored_files": ProblemCode(Severity.NOTE, ""),
     # The store itself (fsck, reindex).

@@ -169,6 +169,7 @@ def test_names_are_distinct_where_they_can_be_chosen():
     assert writable == [
         "peft",
         "mlx",
+        "mlx-vlm",
         "gguf",
         "torchtune",
         "litgpt",

@@ -48,12 +48,14 @@ def peak_bytes(arguments: list[str]) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak memory")
-@pytest.mark.parametrize("verb", ["convert", "pull"])
-def test_peak_memory_is_that_of_a_small_adapter(verb, tmp_path):
+@pytest.mark.parametrize(
+    ("verb", "to"), [("convert", "peft"), ("convert", "mlx-npz"), ("pull", "")]
+)
+def test_peak_memory_is_that_of_a_small_adapter(verb, to, tmp_path):
     peaks = []
     for size in SIZES:
         source = sparse(tmp_path / f"source{size}", size)
-        target = ["--to", "peft", "-o", str(tmp_path / f"out{size}")]
+        target = ["--to", to, "-o", str(tmp_path / f"out{size}")]
         if verb == "pull":
             target = ["--as", f"x{size}", "--home", str(tmp_path / "home")]
         peaks.append(peak_bytes([verb, str(source), *target]))
