@@ -74,7 +74,7 @@ def verify_manifest(
 def _check_blobs(home: Home, manifest: Manifest, found: _Findings) -> None:
     for layer in manifest.layers:
         try:
-            got: object = Digest.of(home.blobs.read(layer.digest))
+            got: object = home.blobs.rehash(layer.digest)
         except AdaptrixError as error:
             got = error
         found.require(

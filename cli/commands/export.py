@@ -16,7 +16,7 @@ from adaptrix.cli.options import (
     QuietFlag,
     TargetLayoutOption,
 )
-from adaptrix.cli.output import Output, size_text
+from adaptrix.cli.output import Output, size_text, would
 from adaptrix.schema.errors import UsageError
 
 
@@ -70,5 +70,5 @@ def _layout(
     with Registry(home) as registry:
         report = registry.export_layout(reference, output, dry_run=dry_run)
     fields = {name: getattr(report, name) for name in report.__slots__}
-    line = f"{report.path}  {report.names} names  {size_text(report.written_bytes)} written"
+    line = f"{would(dry_run)}{report.path}  {report.names} names  {size_text(report.written_bytes)} written"
     out.document(fields, lines=[line], ids=[report.path])

@@ -11,6 +11,7 @@ e84dd8f40). What a file has follows from its shapes; where they do not tell, fro
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -98,8 +99,11 @@ def slices(
     return found
 
 
-class _Slot:
-    """The factors of one parameter by expert, kept for as long as its experts are asked for."""
+class _Slot(threading.local):
+    """The factors of one parameter by expert, kept for as long as its experts are asked for.
+
+    One for each thread: two that are at different parameters would drive out each other's.
+    """
 
     def __init__(self) -> None:
         self._held: tuple[LazyTensor, Bits] | None = None
