@@ -9,7 +9,7 @@ from dataclasses import replace
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.layouts.target import TARGET_LAYOUTS, in_layout
 from adaptrix.convert.tensor_file import tensor_chunks
-from adaptrix.convert.writers import mlx_npz, phi_l2
+from adaptrix.convert.writers import mlx_npz, phi_layouts
 from adaptrix.convert.written import Written, WrittenFile
 from adaptrix.schema.adapter import Adapter, BaseRequirement
 from adaptrix.schema.digest import Digest
@@ -19,12 +19,12 @@ from adaptrix.schema.report import Fidelity
 __all__ = ["TARGETS", "TARGET_LAYOUTS", "Written", "WrittenFile", "tensors_digest", "write_adapter"]
 
 _WRITERS = {form.name: form.write for form in FORMATS if form.write is not None} | {
-    # PEFT's files for other code of the same model: a layout, not a format of its own.
-    "phi-l2": phi_l2.write,
+    # PEFT's files for other code of the same model: layouts, not formats of their own.
+    **phi_layouts.LAYOUTS,
     # MLX-LM's factors in the container that it used before its configuration.
     "mlx-npz": mlx_npz.write,
 }
-_CARRIERS = {"peft", "phi-l2"}
+_CARRIERS = {"peft", *phi_layouts.LAYOUTS}
 """Targets whose configuration names the initialisation that changed the base."""
 TARGETS: tuple[str, ...] = tuple(sorted(_WRITERS))
 """Names that :func:`write_adapter` accepts."""

@@ -11,7 +11,6 @@ import torch
 
 from adaptrix.loader.factors import values
 from adaptrix.loader.plan import LoadPlan, ModulePlan
-from adaptrix.schema.adapter import ModuleKind
 from adaptrix.schema.report import Problem, Verdict, verdict_of
 
 LOW_SURVIVAL = 0.9
@@ -112,7 +111,7 @@ def rows_are_exact(
     first = module.shares[0].module
     if first.magnitude is not None:
         return True
-    transposed = first.kind in (ModuleKind.CONV1D, ModuleKind.EMBEDDING)
+    transposed = module.shape.transposed
     count = before.shape[0]
     rows = sorted({round(n * (count - 1) / (SAMPLED_ROWS - 1)) for n in range(SAMPLED_ROWS)})
     exact = _rows(before, rows)

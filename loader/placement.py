@@ -106,7 +106,7 @@ def forecast(
 ) -> Forecast:
     """What ``planned`` will move and need."""
     sizes = {name: torch.Size(shape).numel() for name, shape in structure.parameters.items()}
-    touched = {f"{module.path}.weight" for module in planned.modules}
+    touched = {module.shape.parameter for module in planned.modules}
     touched |= {item.parameter for _, item in planned.replacements}
     changed = sum(sizes[name] for name in touched)
     base_bytes = structure.parameter_count * placement.stored.itemsize

@@ -137,6 +137,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "unused_target": ProblemCode(
         Severity.WARNING, "", hint="The configuration lists modules that have no tensors."
     ),
+    "expert_order": ProblemCode(
+        Severity.WARNING, "", hint="Pass --source-layout unsloth if an earlier release trained it."
+    ),
     "renamed_modules": ProblemCode(Severity.NOTE, ""),
     "alpha_rule": ProblemCode(Severity.WARNING, ""),
     "replaces_base_weights": ProblemCode(Severity.WARNING, ""),

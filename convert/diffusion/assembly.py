@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,8 @@ from adaptrix.convert.contents import Contents
 from adaptrix.convert.diffusion.bare import KEY
 from adaptrix.convert.diffusion.detection import best_pipelines, kernel_of
 from adaptrix.convert.diffusion.fused import split_update
-from adaptrix.convert.diffusion.leaves import leaves_of
-from adaptrix.convert.diffusion.models import component_of
+from adaptrix.convert.diffusion.leaves import DOWN, UP, leaves_of
+from adaptrix.convert.diffusion.models import COMPONENTS
 from adaptrix.convert.diffusion.naming import Place, Places, places
 from adaptrix.convert.diffusion.updates import Update, update_of
 from adaptrix.convert.draft import Draft, Factors
@@ -28,11 +29,21 @@ _MOST = 20
 _STATED = (
     (("sdxl", "stable-diffusion-xl"), "stable-diffusion-xl"),
     (("sd3", "stable-diffusion-3"), "stable-diffusion-3"),
-    (("sd_v", "stable-diffusion-v"), "stable-diffusion"),
-    (("flux2", "flux-2"), "flux2"), (("flux",), "flux"), (("wan",), "wan"),
-    (("hunyuan",), "hunyuan-video"), (("qwen",), "qwen-image"), (("lumina",), "lumina2"),
+    (("sd-v", "stable-diffusion-v"), "stable-diffusion"),
+    (("flux2", "flux-2"), "flux2"), (("flux",), "flux"), (("chroma",), "chroma"),
+    (("wan",), "wan"), (("hunyuan-video-1-5",), "hunyuan-video-1.5"),
+    (("hunyuan-image",), "hunyuan-image"), (("hunyuan", "framepack"), "hunyuan-video"),
+    (("qwen",), "qwen-image"), (("lumina",), "lumina2"), (("z-image", "zimage"), "z-image"),
+    (("kandinsky-5", "kandinsky5"), "kandinsky5"), (("ideogram",), "ideogram4"),
+    (("krea-2", "krea2"), "krea2"), (("anima", "cosmos"), "cosmos"), (("ltx-2", "ltx2"), "ltx-2"),
+    (("ltx",), "ltx-video"), (("hidream-i1",), "hidream"), (("auraflow",), "auraflow"),
+    (("pixart",), "pixart"),
 )  # fmt: skip
-"""Families by how sd-scripts and musubi-tuner begin their names of base models."""
+"""Families by how trainers begin their names of base models, with ``-`` for ``_`` and ``.``."""
+_OWN_NAMES = {
+    "wan", "hunyuan-video", "flux2", "lumina2", "z-image", "ideogram4", "cosmos", "krea2",
+}  # fmt: skip
+"""Namings of one family; those of Flux and Stable Diffusion are also their successors'."""
 
 
 @dataclass(slots=True)
@@ -67,7 +78,7 @@ def read_modules(
     """
     replaced = replacements or {}
     leaves = leaves_of(name for name in contents.tensors if name not in replaced)
-    named = places(leaves.groups)
+    named = places(leaves.groups, _sizes(leaves.groups, contents.tensors))
     found = _Found(unknown=list(leaves.unknown))
     _tokens(leaves.tokens, found)
     _unplaced(named, leaves.groups, found)
@@ -92,7 +103,7 @@ def read_modules(
         unknown=tuple(found.unknown),
         problems=tuple(found.problems[:_MOST]),
         base_name=declared_base(contents),
-        architecture=stated_family(contents),
+        architecture=stated_family(contents) or _named_family(named),
         layout=layout if named.naming == "diffusers" else f"{layout}-{named.naming}",
         needs_base=BaseRequirement.MERGE if dora else BaseRequirement.NONE,
         fidelity=Fidelity.ROUNDING if found.computed else Fidelity.EXACT,
@@ -100,10 +111,23 @@ def read_modules(
     )
 
 
+def _sizes(
+    groups: Mapping[str, Mapping[str, str]], tensors: Mapping[str, LazyTensor]
+) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of the modules that have a plain pair of matrices."""
+    found = {}
+    for name, keys in groups.items():
+        if DOWN in keys and UP in keys:
+            down, up = tensors[keys[DOWN]].shape, tensors[keys[UP]].shape
+            if len(down) == len(up) == 2:
+                found[name] = (up[0], down[1])
+    return found
+
+
 def one_component(factors: Iterable[Factors]) -> dict[str, Json]:
     """The component as a setting of the adapter, when all modules are of one."""
-    found = {component_of(pair.path) for pair in factors}
-    return {KEY: found.pop()} if len(found) == 1 and "" not in found else {}
+    found = {pair.path.partition(".")[0] for pair in factors}
+    return {KEY: found.pop()} if len(found) == 1 and found <= set(COMPONENTS) else {}
 
 
 def declared_base(contents: Contents) -> str:
@@ -120,10 +144,16 @@ def stated_family(contents: Contents) -> str:
     for key in ("ss_base_model_version", "modelspec.architecture"):
         value = contents.metadata.get(key)
         if isinstance(value, str):
-            found = next((f for words, f in _STATED if value.lower().startswith(words)), "")
+            plain = re.sub(r"[_.]", "-", value.lower())
+            found = next((f for words, f in _STATED if plain.startswith(words)), "")
             if found:
                 return found
     return ""
+
+
+def _named_family(named: Places) -> str:
+    """The family whose first code alone has such names, or ``""``."""
+    return named.naming if named.alone and named.naming in _OWN_NAMES else ""
 
 
 def _tokens(tokens: Iterable[str], found: _Found) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from adaptrix.convert.architecture.families import family_named
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.experts import slice_of
 from adaptrix.convert.layouts.fusing import CannotJoin, cut, join
@@ -65,7 +66,20 @@ class Moved:
 def has_old_names(family: str, paths: Sequence[str]) -> bool:
     """Whether every one of ``paths`` is an old name of the family."""
     table = moves(family)
-    return bool(table) and bool(paths) and all(_find(table, path) for path in paths)
+    old = [path for path in paths if _find(table, path)] if table else []
+    return bool(old) and all(path in old or _beside(family, path) for path in set(paths))
+
+
+def _beside(family: str, path: str) -> str:
+    """Today's name of a module that had none of its root when others had old names, or ``""``.
+
+    Qwen2-VL's ``visual.blocks`` beside ``model.layers`` is ``model.visual.blocks``; alone it is
+    the name that the class without a head has.
+    """
+    known = family_named(family)
+    root = known.roots[0] if known is not None and known.roots else ""
+    named = known is not None and root and not path.startswith(root)
+    return root + path if named and known and slots(path)[0] in known.modules else ""
 
 
 def modernise(
@@ -81,10 +95,13 @@ def modernise(
     """
     table, moved = moves(family), Moved()
     shares: dict[str, dict[int, tuple[Factors, Move]]] = {}
+    is_old = has_old_names(family, [pair.path for pair in factors])
     for pair in factors:
         found = _find(table, pair.path)
         if found is None:
-            moved.factors.append(pair)
+            today = _beside(family, pair.path) if is_old else ""
+            moved.renamed += [(pair.path, today)] if today else []
+            moved.factors.append(replace(pair, path=today or pair.path))
             continue
         move, paths = found
         if move.obstacle:

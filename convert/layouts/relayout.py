@@ -31,7 +31,8 @@ def source_form(family: str, paths: Sequence[str]) -> str | None:
     if form is None or all(_is_own(form, path) for path in paths):
         return None
     for name in (family, *relatives(family)):
-        if all(_part(FORMS[name], path) is not None for path in paths):
+        marked = any(path.startswith(FORMS[name].marks) for path in paths)
+        if marked and all(_part(FORMS[name], path) is not None for path in paths):
             return name
     return None
 

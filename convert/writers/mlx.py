@@ -7,6 +7,7 @@ approximated.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Container, Mapping
 from functools import partial
 
@@ -21,6 +22,9 @@ from adaptrix.schema.errors import Refused
 from adaptrix.schema.report import Fidelity
 from adaptrix.schema.tensor import LazyTensor
 
+NAMED = re.compile(r"lm_head|model\.embed_tokens|model\.layers\.\d+\.(?!.*\bexperts\.).+")
+"""Paths that MLX-LM's classes share with those of transformers, experts excepted."""
+
 
 def write(adapter: Adapter) -> Written:
     """The adapter as MLX-LM's two files: factors transposed, one absolute scale.
@@ -29,6 +33,7 @@ def write(adapter: Adapter) -> Written:
         Refused: several scales or ranks, tensors that MLX-LM has no place for.
     """
     check_holds(adapter, "mlx", "MLX-LM", {ModuleKind.LINEAR, ModuleKind.EMBEDDING})
+    check_names(adapter, "mlx", NAMED)
     paths = {str(module.path): str(module.path) for module in adapter.modules}
     keys: list[Json] = [*sorted({_key(path) for path in paths})]
     return two_files(adapter, paths, config_of(adapter, keys))
@@ -60,6 +65,21 @@ def check_holds(adapter: Adapter, target: str, tool: str, kinds: Container[Modul
     problem = _problem(adapter, tool, kinds)
     if problem:
         raise Refused(problem, where=target, code="unsupported_target")
+
+
+def check_names(adapter: Adapter, target: str, named: re.Pattern[str]) -> None:
+    """Refuse modules whose name in MLX's classes is another one, or is not known.
+
+    MLX loads what it has a place for and says nothing of the rest (``strict=False``): a file
+    with other names would be the base itself.
+
+    Raises:
+        Refused: a module that does not match ``named``.
+    """
+    for module in adapter.modules:
+        if not named.fullmatch(module.path):
+            message = f"the name that MLX gives {module.path} is not known, and it would ignore it"
+            raise Refused(message, where=target, code="unsupported_target")
 
 
 def _problem(adapter: Adapter, tool: str, kinds: Container[ModuleKind]) -> str:

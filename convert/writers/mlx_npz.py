@@ -15,7 +15,7 @@ import re
 
 from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.writers.files import bytes_file
-from adaptrix.convert.writers.mlx import check_holds
+from adaptrix.convert.writers.mlx import NAMED, check_holds, check_names
 from adaptrix.convert.writers.npz_file import transposed_npz
 from adaptrix.convert.written import Written
 from adaptrix.schema import media_types
@@ -27,7 +27,7 @@ from adaptrix.schema.tensor import LazyTensor
 
 _NAME, _CONFIG = "adapters.npz", "adapter_config.json"
 _BUILT_IN_SCALE = 20.0
-_PLACE = re.compile(r".+?\.(?:layers|h)\.(?P<layer>\d+)\.(?P<key>.+)")
+_PLACE = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?P<key>.+)")
 
 
 def write(adapter: Adapter) -> Written:
@@ -38,6 +38,7 @@ def write(adapter: Adapter) -> Written:
             place for (DoRA, embeddings, the head).
     """
     check_holds(adapter, "mlx-npz", "MLX-LM", {ModuleKind.LINEAR})
+    check_names(adapter, "mlx-npz", NAMED)
     tensors: dict[str, LazyTensor] = {}
     layers, keys = set(), set()
     for module in adapter.modules:

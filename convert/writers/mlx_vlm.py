@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import re
 
-from adaptrix.convert.writers.mlx import check_holds, config_of, two_files
+from adaptrix.convert.writers.mlx import NAMED, check_holds, check_names, config_of, two_files
 from adaptrix.convert.written import Written
 from adaptrix.schema.adapter import Adapter, ModuleKind
 from adaptrix.schema.canonical import Json
-from adaptrix.schema.errors import Refused
 
 INSIDE, TEXT = "model.language_model.", "language_model."
-_OTHER = re.compile(
-    r"(?:model\.)?(?:visual|vision_tower|vision_model|audio_tower|multi_modal_projector|aligner"
-    r"|connector|embed_vision|embed_audio)\..+"
-)
+_NAMED = re.compile(rf"{NAMED.pattern}|model\.language_model\.layers\.\d+\.(?!.*\bexperts\.).+")
 
 
 def write(adapter: Adapter) -> Written:
@@ -31,6 +27,7 @@ def write(adapter: Adapter) -> Written:
         Refused: several scales or ranks; embeddings and modules of a vision tower.
     """
     check_holds(adapter, "mlx-vlm", "mlx-vlm", {ModuleKind.LINEAR})
+    check_names(adapter, "mlx-vlm", _NAMED)
     paths = {str(module.path): language_name(module.path) for module in adapter.modules}
     keys: list[Json] = [*sorted(paths.values())]
     return two_files(adapter, paths, config_of(adapter, keys))
@@ -41,15 +38,9 @@ def language_name(path: str) -> str:
 
     ``model.language_model.layers.0.mlp.up_proj`` and, in a model without images,
     ``model.layers.0.mlp.up_proj`` are both ``language_model.model.layers.0.mlp.up_proj``.
-
-    Raises:
-        Refused: a module of another part.
     """
     if path.startswith(INSIDE):
         return f"{TEXT}model.{path.removeprefix(INSIDE)}"
-    if _OTHER.fullmatch(path):
-        message = f"names outside of the language model differ in mlx-vlm: {path}"
-        raise Refused(message, where="mlx-vlm", code="unsupported_target")
     return TEXT + path
 
 
