@@ -283,7 +283,8 @@ def is_named(error: AdaptrixError, adapter: Adapter) -> bool:
     """Whether an error says which tensor, or that all of the family's are meant."""
     text = f"{error.where} {error.message}"
     replaced = {re.sub(r"\.(weight|bias)$", "", r.parameter) for r in adapter.replacements}
-    names = {str(m.path) for m in adapter.modules} | replaced
+    stacked = {m.path.rpartition(".")[0] for m in adapter.modules if m.kind is ModuleKind.PARAMETER}
+    names = {str(m.path) for m in adapter.modules} | replaced | stacked
     joined = re.search(r"(layers|h)\.\d+\.(self_attn|mixer)\.(query_key_value|Wqkv)", text)
     return bool(error.where) and (any(name in text for name in names) or bool(joined) or "family" in text)  # fmt: skip
 
@@ -335,7 +336,7 @@ def test_identity_or_an_error_that_names_the_tensor(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_experts(target):
     outcome = tried(experts(), target, MOE, Outcome())
-    assert bool(outcome.written) == (target == "peft")
+    assert bool(outcome.written) == (target in {"peft", "gguf"})
     assert not outcome.unnamed
 
 
