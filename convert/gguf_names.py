@@ -28,6 +28,7 @@ class GgufArchitecture:
     Attributes:
         family: transformers' ``model_type``.
         others: Further types that llama.cpp loads as this one.
+        with_experts: The one of them that has experts.
         block: What the path of a block begins with.
         blocks: Tail in a block by name in ``blk.N``.
         outer: Path by name outside of the blocks.
@@ -42,6 +43,7 @@ class GgufArchitecture:
     permuted: bool = False
     order: str = "blocks"
     others: tuple[str, ...] = ()
+    with_experts: str = ""
 
     @cached_property
     def _place(self) -> re.Pattern[str]:
@@ -73,7 +75,8 @@ _SPLIT = {
 _GATED = {
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-_LLAMA = {**_SPLIT, "attn_output": "self_attn.o_proj", **_GATED}
+_ATTENTION = {**_SPLIT, "attn_output": "self_attn.o_proj"}
+_LLAMA = {**_ATTENTION, **_GATED}
 _PHI2 = {
     **_SPLIT, "attn_qkv": FUSED_QKV, "attn_output": "self_attn.dense",
     "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2",
@@ -85,6 +88,16 @@ _PHI3 = {
 _STARCODER2 = {
     **_SPLIT, "attn_output": "self_attn.o_proj", "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj",
 }  # fmt: skip
+_EXPERTS = {
+    "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj", "ffn_down_exps": "mlp.experts.down_proj",
+}  # fmt: skip
+"""Experts are stacked, ``gate`` and ``up`` apart: no modules of the class by themselves."""
+_SHARED = {
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj", "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}  # fmt: skip
+_MOE = {**_ATTENTION, **_EXPERTS}
 _DENSE = {"ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"}
 _BLOOM = {
     "attn_qkv": "self_attention.query_key_value", "attn_output": "self_attention.dense", **_DENSE,
@@ -98,7 +111,10 @@ _WORDS = {"token_embd": "transformer.word_embeddings", "output": "lm_head"}
 ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     "phi2": GgufArchitecture(family="phi", blocks=_PHI2),
     "phi3": GgufArchitecture(family="phi3", blocks=_PHI3),
-    "llama": GgufArchitecture(family="llama", blocks=_LLAMA, permuted=True, others=("mistral",)),
+    "llama": GgufArchitecture(
+        family="llama", blocks={**_LLAMA, **_EXPERTS}, permuted=True,
+        others=("mistral", "mixtral"), with_experts="mixtral",
+    ),
     "qwen2": GgufArchitecture(family="qwen2", blocks=_LLAMA),
     "qwen3": GgufArchitecture(family="qwen3", blocks=_LLAMA),
     # The head of Gemma and Gemma 2 is the embedding, and has no name of its own.
@@ -108,6 +124,9 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
     "stablelm": GgufArchitecture(family="stablelm", blocks=_LLAMA),
     "starcoder2": GgufArchitecture(family="starcoder2", blocks=_STARCODER2),
     "olmo2": GgufArchitecture(family="olmo2", blocks=_LLAMA),
+    "qwen2moe": GgufArchitecture(family="qwen2_moe", blocks={**_MOE, **_SHARED}),
+    "qwen3moe": GgufArchitecture(family="qwen3_moe", blocks=_MOE),
+    "olmoe": GgufArchitecture(family="olmoe", blocks=_MOE),
     "gpt2": GgufArchitecture(
         family="gpt2", block="transformer.h.", blocks=_GPT2,
         outer={"token_embd": "transformer.wte", "output": "lm_head"},

@@ -9,7 +9,7 @@ from dataclasses import replace
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.layouts.target import TARGET_LAYOUTS, in_layout
 from adaptrix.convert.tensor_file import tensor_chunks
-from adaptrix.convert.writers import mlx_npz, phi_layouts
+from adaptrix.convert.writers import diffusers_old, mlx_npz, phi_layouts
 from adaptrix.convert.written import Written, WrittenFile
 from adaptrix.schema.adapter import Adapter, BaseRequirement
 from adaptrix.schema.digest import Digest
@@ -23,6 +23,8 @@ _WRITERS = {form.name: form.write for form in FORMATS if form.write is not None}
     **phi_layouts.LAYOUTS,
     # MLX-LM's factors in the container that it used before its configuration.
     "mlx-npz": mlx_npz.write,
+    # diffusers' files before it used PEFT.
+    diffusers_old.TARGET: diffusers_old.write,
 }
 _CARRIERS = {"peft", *phi_layouts.LAYOUTS}
 """Targets whose configuration names the initialisation that changed the base."""

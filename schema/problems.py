@@ -123,6 +123,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "zero_update": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="All B are zero: never trained, or the wrong file."
     ),
+    "unchecked_merge": ProblemCode(
+        Severity.WARNING, "INCONCLUSIVE", hint="Merge it with adaptrix run, which checks itself."
+    ),
     "unchecked_values": ProblemCode(
         Severity.NOTE, "", hint="Only headers were read; pull checks the values."
     ),

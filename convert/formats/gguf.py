@@ -10,7 +10,7 @@ back, which needs the head counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
@@ -18,6 +18,7 @@ from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.arrays import take_rows, transpose
 from adaptrix.convert.contents import Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
+from adaptrix.convert.formats.gguf_experts import joined, sliced
 from adaptrix.convert.gguf_names import ARCHITECTURES, FUSED_QKV, GgufArchitecture
 from adaptrix.convert.layouts import heads as layouts
 from adaptrix.convert.layouts.forms import QKV
@@ -64,8 +65,10 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             problems_found.append(Problem.of("unpaired_factor", message, where=path))
             unknown += sides.values()
         else:
-            factors.append(_factors(path, sides, contents.tensors))
+            factors += sliced(_factors(path, sides, contents.tensors))
     factors, found = _scaled(factors, fields, options)
+    problems_found += found
+    factors, found = joined(factors, read=options.check_values)
     problems_found += found
     base_name = _base_name(fields)
     factors, found = _reordered(factors, architecture, base_name, options)
@@ -80,14 +83,21 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         unknown=tuple(unknown),
         problems=tuple(problems_found),
         base_name=base_name,
-        architecture=_family(architecture, base_name, options),
+        architecture=_family(architecture, base_name, options, factors),
         layout="gguf",
         task_type="CAUSAL_LM",
     )
 
 
-def _family(architecture: GgufArchitecture, base_name: str, options: ReadOptions) -> str:
+def _family(
+    architecture: GgufArchitecture,
+    base_name: str,
+    options: ReadOptions,
+    factors: Sequence[Factors],
+) -> str:
     """The base's own type where llama.cpp loads several types as one architecture."""
+    if architecture.with_experts and any(f.kind is ModuleKind.PARAMETER for f in factors):
+        return architecture.with_experts
     known = known_base(base_name.replace(" ", "-"))
     stated = str((options.base_config or {}).get("model_type", ""))
     named = stated or (known.family if known else "")

@@ -47,6 +47,21 @@ class Moved:
         if len(self.problems) < _MOST:
             self.problems.append(Problem.of("unsupported_method", message, where=path))
 
+    def join(
+        self, path: str, parts: Mapping[str, Factors], rows: Rows, total: int, *, read: bool
+    ) -> None:
+        """Add the pair that ``parts`` make together; where they make none, they stay."""
+        try:
+            joined = join(path, parts, rows, total, read=read)
+        except CannotJoin as error:
+            self.stop(path, str(error))
+            self.factors += parts.values()
+            return
+        self.exact &= joined.exact
+        sliced = _is_expert(next(iter(parts.values())).path, path)
+        kind = ModuleKind.PARAMETER if sliced else joined.pair.kind
+        self.factors.append(replace(joined.pair, kind=kind))
+
 
 def has_old_names(family: str, paths: Sequence[str]) -> bool:
     """Whether every one of ``paths`` is an old name of the family."""
@@ -151,15 +166,7 @@ def _join(
     if rows is None or len({pair.b.shape[0] for pair in pairs.values()}) != 1:
         moved.stop(path, "its parts have different numbers of rows")
         return
-    try:
-        joined = join(path, pairs, rows, total, read=read)
-    except CannotJoin as error:
-        moved.stop(path, str(error))
-        moved.factors += pairs.values()
-        return
-    moved.exact &= joined.exact
-    kind = ModuleKind.PARAMETER if _is_expert(first.path, path) else joined.pair.kind
-    moved.factors.append(replace(joined.pair, kind=kind))
+    moved.join(path, pairs, rows, total, read=read)
 
 
 def _replace(table: Mapping[str, Move], item: Replacement, moved: Moved) -> None:

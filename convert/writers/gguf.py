@@ -14,12 +14,14 @@ from functools import partial
 from adaptrix.convert.arrays import take_rows, transpose
 from adaptrix.convert.gguf_file import gguf_bytes
 from adaptrix.convert.gguf_names import GgufArchitecture, architecture_of
+from adaptrix.convert.layouts.experts import slice_of
 from adaptrix.convert.layouts.forms import QKV
 from adaptrix.convert.layouts.rotary import neighbour_rows
 from adaptrix.convert.layouts.row_orders import part_rows
 from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.families import other_family
 from adaptrix.convert.writers.files import encoded_file
+from adaptrix.convert.writers.gguf_experts import PARTS, is_expert, stacks
 from adaptrix.convert.writers.heads import base_heads, heads_of
 from adaptrix.convert.writers.scales import alpha_for
 from adaptrix.convert.written import Written
@@ -45,11 +47,14 @@ def write(adapter: Adapter) -> Written:
     problem = _problem(adapter, name, architecture)
     if problem:
         raise Refused(problem, where="gguf", code="unsupported_target")
-    alphas = {alpha_for(module, float(module.rank)): module.path for module in adapter.modules}
+    experts = stacks(adapter)
+    plain = tuple(module for module in adapter.modules if not is_expert(module))
+    named = [*((m, str(m.path)) for m in plain), *((s.logical, s.parameter) for s in experts)]
+    alphas = {alpha_for(module, float(module.rank)): path for module, path in named}
     alpha = next(iter(alphas))
     # The file holds float32; llama.cpp divides in float32 as well.
     stored = float(np.float32(alpha))
-    error = max(abs(stored / m.rank - m.scale.value) for m in adapter.modules)
+    error = max(abs(stored / m.rank - m.scale.value) for m, _ in named)
     if len(alphas) > 1 or stored == 0.0:
         places = ", ".join(f"{alpha:g} of {path}" for alpha, path in list(alphas.items())[:4])
         raise Refused(
@@ -58,8 +63,12 @@ def write(adapter: Adapter) -> Written:
             code="unsupported_target",
         )
     tensors: dict[str, LazyTensor] = {}
-    for module in adapter.modules:
+    for module in plain:
         tensors |= _tensors(adapter, module, architecture)
+    for stack in experts:
+        name_of_part = architecture.name_of(stack.logical.path)
+        tensors[f"{name_of_part}.weight.lora_a"] = stack.a
+        tensors[f"{name_of_part}.weight.lora_b"] = stack.b
     file = encoded_file(
         "adapter.gguf",
         partial(gguf_bytes, _fields(adapter, name, stored), tensors),
@@ -104,11 +113,19 @@ def _problem(adapter: Adapter, name: str, architecture: GgufArchitecture) -> str
     if adapter.replacements:
         return f"GGUF adapters have no place for {adapter.replacements[0].parameter}"
     for module in adapter.modules:
-        if architecture.name_of(module.path) is None or module.kind not in _KINDS:
+        if not _has_place(module, architecture):
             return f"llama.cpp's {name} has no place for {module.path}"
         if module.magnitude is not None or module.bias_delta is not None:
             return f"GGUF adapters have no place for a magnitude or bias of {module.path}"
     return ""
+
+
+def _has_place(module: AdaptedModule, architecture: GgufArchitecture) -> bool:
+    part = slice_of(module.path) if is_expert(module) else None
+    if part is None:
+        return architecture.name_of(module.path) is not None and module.kind in _KINDS
+    container, _, name = part[0].rpartition(".")
+    return all(architecture.name_of(f"{container}.{each}") for each in PARTS[name])
 
 
 def _tensors(

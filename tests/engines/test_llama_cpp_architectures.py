@@ -44,6 +44,7 @@ class Case:
     kv_heads: int = HEADS
     rotary: int = 0
     rms: bool = False
+    parameters: tuple[str, ...] = ()
     values: dict[str, object] = field(default_factory=dict)
 
 
@@ -51,6 +52,9 @@ DECODER = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "hidden_si
 OLD = {"n_layer": LAYERS, "n_head": HEADS}
 DENSE = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 GATED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+           "num_key_value_heads": HEADS, "intermediate_size": 96}  # fmt: skip
+STACKED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 CASES = {
     "gpt2": Case("gpt2", {**OLD, "n_embd": WIDTH, "n_positions": 256}, ("c_attn", "c_proj", "c_fc")),
     "bloom": Case("bloom", {**OLD, "hidden_size": WIDTH}, DENSE, "query_key_value"),
@@ -74,6 +78,23 @@ CASES = {
     "olmo2": Case(
         "olmo2", {**DECODER, "intermediate_size": 96, "num_key_value_heads": 4},
         GATED, rotary=16, rms=True,
+    ),
+    "qwen3_moe": Case(
+        "qwen3moe", {**DECODER, **EXPERTS, "head_dim": 16, "norm_topk_prob": True},
+        ("q_proj", "v_proj"), rotary=16, rms=True, parameters=STACKED,
+    ),
+    "mixtral": Case(
+        "llama", {**DECODER, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2,
+                  "num_key_value_heads": 2, "intermediate_size": 48},
+        ("q_proj", "k_proj"), kv_heads=2, rotary=16, rms=True, parameters=STACKED,
+    ),
+    "qwen2_moe": Case(
+        "qwen2moe", {**DECODER, **EXPERTS, "shared_expert_intermediate_size": 40},
+        ("q_proj", "shared_expert.up_proj"), rotary=16, rms=True, parameters=STACKED,
+    ),
+    "olmoe": Case(
+        "olmoe", {**DECODER, "num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 48},
+        ("k_proj", "o_proj"), rotary=16, rms=True, parameters=STACKED,
     ),
 }  # fmt: skip
 
@@ -117,6 +138,29 @@ def in_blocks(weight: np.ndarray, groups: int) -> np.ndarray:
     return np.concatenate([part.reshape(-1, *weight.shape[1:]) for part in parts])
 
 
+def stored(model, case: Case):
+    """Names and arrays as llama.cpp's converter has them before it renames."""
+    for key, tensor in model.state_dict().items():
+        array = tensor.numpy().astype(np.float32)
+        if key.endswith((".attn.bias", ".attn.masked_bias")):
+            continue
+        if case.arch == "llama" and key.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = HEADS if key.endswith("q_proj.weight") else case.kv_heads
+            array = array.reshape(heads, 2, -1, WIDTH).swapaxes(1, 2).reshape(array.shape)
+        if case.fused and f".{case.fused}." in key:
+            array = in_blocks(array, case.groups)
+        if case.arch == "gpt2" and array.ndim == 2 and ".h." in key:
+            array = array.T  # Conv1D
+        if key.endswith("experts.gate_up_proj"):
+            for name, half in zip(("gate", "up"), np.split(array, 2, axis=1), strict=True):
+                yield key.replace("gate_up", name) + ".weight", half
+        elif key.endswith("experts.down_proj"):
+            yield key + ".weight", array
+        else:
+            # The converter takes BLOOM's first word away, and axes of one.
+            yield key.removeprefix("transformer." * (case.arch == "bloom")), array.squeeze()
+
+
 def base_file(name: str, model, path: Path) -> Path:
     case = CASES[name]
     architecture = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == case.arch)
@@ -134,22 +178,23 @@ def base_file(name: str, model, path: Path) -> Path:
     (writer.add_layer_norm_rms_eps if case.rms else writer.add_layer_norm_eps)(epsilon)
     if case.rotary:
         writer.add_rope_dimension_count(case.rotary)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     for key, value in case.values.items():
         getattr(writer, f"add_{key.removeprefix('use_')}")(value)
+    if case.parameters:
+        size = case.config.get("moe_intermediate_size", case.config["intermediate_size"])
+        writer.add_expert_count(case.config["num_experts"])
+        writer.add_expert_used_count(case.config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(size)
+        writer.add_key_length(WIDTH // HEADS)
+        writer.add_value_length(WIDTH // HEADS)
+        if shared := case.config.get("shared_expert_intermediate_size"):
+            writer.add_expert_shared_feed_forward_length(shared)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     tokenizer = json.loads((BASE_DIR / "tokenizer.json").read_text())
     engine._add_tokenizer(writer, tokenizer, VOCABULARY)
-    for key, tensor in model.state_dict().items():
-        if key.endswith((".attn.bias", ".attn.masked_bias")):
-            continue
-        array = tensor.numpy().astype(np.float32)
-        if case.fused and f".{case.fused}." in key:
-            array = in_blocks(array, case.groups)
-        if case.arch == "gpt2" and array.ndim == 2 and ".h." in key:
-            array = array.T  # Conv1D
-        # llama.cpp's converter takes BLOOM's first word away.
-        bare = key.removeprefix("transformer.") if case.arch == "bloom" else key
-        known = names.get_name(bare, try_suffixes=(".weight", ".bias"))
+    for key, array in stored(model, case):
+        known = names.get_name(key, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(known, np.ascontiguousarray(array))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -162,7 +207,7 @@ def tuned(model, case: Case, folder: Path) -> np.ndarray:
     """PEFT's log-probabilities after the reference's ids; the adapter is saved in ``folder``."""
     config = LoraConfig(
         task_type="CAUSAL_LM", r=3, lora_alpha=6, target_modules=list(case.targets),
-        fan_in_fan_out=case.arch == "gpt2",
+        fan_in_fan_out=case.arch == "gpt2", target_parameters=list(case.parameters) or None,
     )  # fmt: skip
     with warnings.catch_warnings():
         # PEFT and transformers advise each other.

@@ -14,6 +14,7 @@ from adaptrix.convert.writers.mlx_vlm import language_name, transformers_name
 from adaptrix.convert.writers.phi_layouts import LAYOUTS, _Naming
 
 FAMILIES = [(name, family) for name, form in ARCHITECTURES.items() for family in (form.family, *form.others)]  # fmt: skip
+NARROW = {f"blk.1.ffn_{part}" for part in ("gate", "up", "down")}
 
 
 @pytest.mark.parametrize(("name", "family"), FAMILIES)
@@ -28,7 +29,13 @@ def test_ggufs_names_lead_back_and_are_those_of_the_class_and_of_ggufs_own_libra
     for path, each in zip(paths, names, strict=True):
         if path.endswith(FUSED_QKV):
             continue  # Phi's own former class
-        assert known.shapes(path), path
+        if (family == "mixtral") == (each in NARROW) and name == "llama" and ".ffn_" in each:
+            continue  # with experts or without
+        # Experts are one parameter of the class, and its halves two tensors here.
+        stacked = path.replace("gate_proj", "gate_up_proj").replace(
+            "experts.up_", "experts.gate_up_"
+        )
+        assert known.shapes(stacked if "_exps" in each else path), path
         bare = path.removeprefix("transformer.") if name == "bloom" else path
         assert theirs.get_name(f"{bare}.weight", try_suffixes=(".weight",)) == f"{each}.weight"
     assert form.name_of("model.layers.1.self_attn.rotary_emb") is None
