@@ -23,8 +23,8 @@ test: setup
 	$(BIN)/python -m pytest -q
 
 test-engines: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,engines]"
-	$(BIN)/python -m pytest -q tests/engines
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,engines,quantised]"
+	$(BIN)/python -m pytest -q tests/engines tests/loader/test_quantised.py
 
 soak: setup
 	ADAPTRIX_SOAK=1 $(BIN)/python -m pytest -q tests/e2e/test_crash.py tests/e2e/test_soak.py

@@ -132,7 +132,7 @@ def large_file(root: Path, size_bytes: int) -> None:
     out, home = root / "out", root / "home"
     commands: dict[str, tuple[list[str], Path]] = {
         f"convert --to {to}": (adaptrix("convert", root / "large", "--to", to, "-o", out), out)
-        for to in ("peft", "mlx")
+        for to in ("peft", "mlx", "mlx-npz")
     }
     commands["pull"] = (adaptrix("pull", root / "large", "--as", "x", "--home", home), home)
     for label, (command, clean) in commands.items():

@@ -55,8 +55,20 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """Likewise for the options before the command."""
+    """Likewise for the options before the command; what the commands do is said in full."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, ``--help`` included."""
         return _spare(super().get_params(ctx))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands with the whole first sentence of their help, wrapped."""
+        shown = [(name, command) for name, command in self.commands.items() if not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(_WHOLE)) for name, command in shown]
+            )
+
+
+_WHOLE = 1000
+"""Characters of a sentence that is not to be cut."""

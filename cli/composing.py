@@ -86,7 +86,8 @@ def print_report(report: ComposeReport, out: Output) -> None:
     ]
     fields = {name: getattr(report, name) for name in report.__slots__}
     out.document(fields, lines=lines, ids=[str(report.digest or report.reference)])
-    out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
+    if report.status != "planned":
+        out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
 
 
 def learned_recipe(found: LearnedWeights) -> RecipeFile:

@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -78,11 +79,20 @@ def main() -> None:
     """Run the command line; never returns."""
     # What imports allocate is not garbage: looking through it takes a tenth of a command.
     gc.set_threshold(20_000, 50, 50)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Help holds characters that an ASCII terminal lacks.
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """A stream that the shell closed (``>&-``) swallows what is written, as in other tools."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def run(arguments: list[str]) -> int:
@@ -102,11 +112,19 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return errors.report_system(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the outermost edge
+        bad = next((word for word in arguments if not _is_text(word)), None)
+        if bad is not None and not hasattr(error, "exit_code"):
+            # A path may hold any bytes; a pattern, a query or a prompt is text.
+            return errors.report_usage(f"no valid UTF-8: {bad!r}", as_json=as_json)
         return _foreign(error, as_json=as_json)
     if result == errors.INTERRUPTED:
         # Typer turns an interrupt in some places into this status and says nothing.
         return errors.report_interrupted(as_json=as_json)
     return result if isinstance(result, int) else 0
+
+
+def _is_text(word: str) -> bool:
+    return all(not "\ud800" <= char <= "\udfff" for char in word)
 
 
 def _tell_libraries() -> None:

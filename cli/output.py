@@ -171,6 +171,11 @@ def reader_has_gone() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def would(dry_run: bool) -> str:
+    """What stands before a line that says what a dry run did not do."""
+    return "would be: " if dry_run else ""
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """Aligned columns."""
     text = [[str(cell) for cell in row] for row in (header, *rows)]

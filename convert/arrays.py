@@ -179,6 +179,11 @@ def to_numpy_f32(tensor: LazyTensor) -> npt.NDArray[np.float32]:
     return _widen(tensor, np.dtype(np.float32))
 
 
+def widened(tensor: LazyTensor) -> LazyTensor:
+    """The same values as float32; see :func:`to_numpy_f32` for when they are the same."""
+    return replace(tensor, dtype=DType.F32, load=lambda: content(to_numpy_f32(tensor)))
+
+
 def is_finite(tensor: LazyTensor) -> bool:
     """Whether no element is NaN or infinite; integers always are. Streams in blocks."""
     mask = _EXPONENT.get(tensor.dtype)

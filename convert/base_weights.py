@@ -44,13 +44,18 @@ class BaseWeights:
         tensor = self._weight(path)
         return tensor.shape if tensor is not None else ()
 
-    def _weight(self, path: str) -> LazyTensor | None:
+    def name_of(self, path: str) -> str | None:
+        """Name of the weight of the module at ``path``; None when it is not there."""
         name = f"{path}{_WEIGHT}"
         if name in self.tensors:
-            return self.tensors[name]
+            return name
         near = [n for n in self.tensors if n.endswith(f".{name}") or name.endswith(f".{n}")]
         near = [n for n in near if n.count(".") > 1]
-        return self.tensors[near[0]] if len(near) == 1 else None
+        return near[0] if len(near) == 1 else None
+
+    def _weight(self, path: str) -> LazyTensor | None:
+        name = self.name_of(path)
+        return None if name is None else self.tensors[name]
 
 
 def base_weights_of(files: AdapterFiles) -> BaseWeights:

@@ -104,6 +104,10 @@ def gather(files: AdapterFiles) -> Contents:
         PolicyRefused: reading it would not be safe.
     """
     names = sorted(files.files)
+    if files.folders:
+        return Contents(
+            location=files.location, tensor_files=(), tensors={}, alternatives=files.folders
+        )
     if len(names) == 1:
         return _single(files, names[0])
     folders = _folders(names)

@@ -7,7 +7,7 @@ the producer's naming. ``Format`` is the interface that every format fills.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adaptrix.convert.contents import Contents
@@ -163,4 +163,44 @@ def refuse(
         problems=tuple(problems),
         hints=tuple(hints),
         base_name=base_name,
+    )
+
+
+def placed_draft(
+    contents: Contents,
+    placed: Sequence[Factors],
+    unknown: tuple[str, ...],
+    noted: Iterable[Problem],
+    obstacles: Sequence[Problem],
+    *,
+    base_name: str,
+    layout: str,
+) -> Draft:
+    """Factors of a decoder at their places in the base; refused where one has none.
+
+    Args:
+        contents: The source.
+        placed: Factors under the names of the base's class.
+        unknown: Tensors that are no factors.
+        noted: Problems to report in any case.
+        obstacles: Why something could not be placed; the first is reported.
+        base_name: The declared base.
+        layout: Name of the source's naming.
+    """
+    if obstacles:
+        return refuse(
+            contents,
+            method="lora",
+            problems=(*noted, obstacles[0]),
+            reason="not placed in the base model",
+            base_name=base_name,
+        )
+    return Draft(
+        total=len(contents.tensors),
+        factors=tuple(placed),
+        unknown=unknown,
+        problems=tuple(noted),
+        base_name=base_name,
+        task_type="CAUSAL_LM",
+        layout=layout,
     )

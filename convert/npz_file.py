@@ -29,6 +29,8 @@ _DTYPES = {
     "f8": DType.F64, "f4": DType.F32, "f2": DType.F16, "i8": DType.I64, "i4": DType.I32,
     "i2": DType.I16, "i1": DType.I8, "u8": DType.U64, "u4": DType.U32, "u2": DType.U16,
     "u1": DType.U8, "b1": DType.BOOL,
+    # numpy has no bfloat16: MLX and ml_dtypes say "two bytes of anything".
+    "V2": DType.BF16,
 }  # fmt: skip
 
 

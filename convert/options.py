@@ -18,7 +18,9 @@ MERGED_LAYOUTS = ("merged-q", "merged-k", "merged-v", "merged-qk", "merged-qv", 
 """Which blocks of a merged q, k, v layer have factors, where neither file nor shape tells."""
 PEFT_LAYOUTS = ("peft-0.18", "peft-0.19.0", "peft-0.19.1")
 """Which PEFT stacked the factors of MoE experts, where neither file nor shape tells."""
-SOURCE_LAYOUTS = (*PHI_LAYOUTS, *MERGED_LAYOUTS, *PEFT_LAYOUTS)
+UNSLOTH = "unsloth"
+"""Experts whose columns of ``B`` stand expert by expert: what Unsloth trained to September 2026."""
+SOURCE_LAYOUTS = (*PHI_LAYOUTS, *MERGED_LAYOUTS, *PEFT_LAYOUTS, UNSLOTH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

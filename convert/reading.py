@@ -8,7 +8,7 @@ always holds, and ``adapter`` is None exactly when something stands in the way. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from adaptrix.convert.architecture.base import named_base
@@ -154,12 +154,19 @@ def _without_weights(form: Format, contents: Contents) -> Draft:
     return refuse(contents, method=method, problems=found, reason="", base_name=config.base_name)
 
 
+def _elsewhere(folders: Sequence[str]) -> Problem:
+    if len(folders) == 1:
+        message, hint = f"only folder {folders[0]} holds weights", f"Give {folders[0]} itself."
+        return Problem.of("multiple_adapters", message, hint=hint)
+    message = f"folders {', '.join(folders[:8])} each hold weights"
+    return Problem.of("multiple_adapters", message)
+
+
 def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
     name = method = UNKNOWN
     evidence: tuple[str, ...] = ()
     if contents.alternatives:
-        message = f"folders {', '.join(contents.alternatives[:8])} each hold weights"
-        problem = Problem.of("multiple_adapters", message)
+        problem = _elsewhere(contents.alternatives)
     elif contents.tensor_files:
         first = next(iter(contents.tensors))
         message = f"{len(contents.tensors)} tensors that no known format explains, first {first}"

@@ -52,10 +52,12 @@ class AdapterFiles:
     Attributes:
         location: Where they are, as the user wrote it.
         files: Sources by relative posix name.
+        folders: Where these files hold no adapter: folders beside them that each hold one.
     """
 
     location: str
     files: Mapping[str, ByteSource]
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

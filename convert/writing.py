@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 
 from adaptrix.convert.formats import FORMATS
 from adaptrix.convert.layouts.target import TARGET_LAYOUTS, in_layout
 from adaptrix.convert.tensor_file import tensor_chunks
-from adaptrix.convert.writers import phi_l2
+from adaptrix.convert.writers import diffusers_old, mlx_npz, phi_layouts
 from adaptrix.convert.written import Written, WrittenFile
 from adaptrix.schema.adapter import Adapter, BaseRequirement
 from adaptrix.schema.digest import Digest
@@ -18,10 +19,14 @@ from adaptrix.schema.report import Fidelity
 __all__ = ["TARGETS", "TARGET_LAYOUTS", "Written", "WrittenFile", "tensors_digest", "write_adapter"]
 
 _WRITERS = {form.name: form.write for form in FORMATS if form.write is not None} | {
-    # PEFT's files for other code of the same model: a layout, not a format of its own.
-    "phi-l2": phi_l2.write,
+    # PEFT's files for other code of the same model: layouts, not formats of their own.
+    **phi_layouts.LAYOUTS,
+    # MLX-LM's factors in the container that it used before its configuration.
+    "mlx-npz": mlx_npz.write,
+    # diffusers' files before it used PEFT.
+    diffusers_old.TARGET: diffusers_old.write,
 }
-_CARRIERS = {"peft", "phi-l2"}
+_CARRIERS = {"peft", *phi_layouts.LAYOUTS}
 """Targets whose configuration names the initialisation that changed the base."""
 TARGETS: tuple[str, ...] = tuple(sorted(_WRITERS))
 """Names that :func:`write_adapter` accepts."""
@@ -43,7 +48,7 @@ def write_adapter(adapter: Adapter, format_name: str, *, layout: str | None = No
     if writer is None:
         raise UsageError(
             f"no writer for format {format_name[:40]!r}",
-            where="--to",
+            where="format",
             hint=f"Choose one of {', '.join(TARGETS)}.",
         )
     if adapter.obstacle and format_name != "peft":
@@ -73,11 +78,11 @@ def write_adapter(adapter: Adapter, format_name: str, *, layout: str | None = No
     return written if exact else replace(written, fidelity=Fidelity.ROUNDING)
 
 
-def tensors_digest(adapter: Adapter) -> Digest:
+def tensors_digest(adapter: Adapter, *, on_bytes: Callable[[int], None] | None = None) -> Digest:
     """SHA-256 of the canonical tensors, whatever file they came from.
 
     For each tensor, sorted by name: the name, a NUL, the dtype, a NUL, the shape as decimal
-    numbers joined by commas, a NUL, and the little-endian bytes.
+    numbers joined by commas, a NUL, and the little-endian bytes. ``on_bytes`` is told of each piece.
     """
     tensors = adapter.tensors()
     digest = hashlib.sha256()
@@ -86,4 +91,6 @@ def tensors_digest(adapter: Adapter) -> Digest:
         digest.update(f"{name}\0{tensor.dtype.value}\0{shape}\0".encode())
         for chunk in tensor_chunks(tensors, [name], lambda _: 0):
             digest.update(chunk)
+            if on_bytes is not None:
+                on_bytes(len(chunk))
     return Digest(digest.hexdigest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from adaptrix.schema.report import Fidelity
+from adaptrix.schema.report import Fidelity, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,11 @@ class Written:
         max_abs_error: Largest difference between a module's scale and the scale that a
             reader computes from the file; 0.0 when exact.
         tensors: Number of tensors written.
+        problems: What the reader of these files should know.
     """
 
     files: tuple[WrittenFile, ...]
     fidelity: Fidelity
     max_abs_error: float
     tensors: int
+    problems: tuple[Problem, ...] = ()

@@ -49,10 +49,13 @@ class Selection:
     Attributes:
         wanted: Names, sorted.
         ignored: Names with the reason, sorted.
+        folders: Where nothing can be chosen: folders that each hold an adapter, or a state of
+            one in training.
     """
 
     wanted: tuple[str, ...]
     ignored: tuple[tuple[str, str], ...]
+    folders: tuple[str, ...] = ()
 
 
 def select_adapter_files(sizes: Mapping[str, int]) -> Selection:
@@ -68,7 +71,7 @@ def select_adapter_files(sizes: Mapping[str, int]) -> Selection:
         FormatError: ``invalid_config``: a configuration that is far too large. It cannot
             be left aside like other files: without it the weights mean something else.
     """
-    folder = _folder(sizes)
+    folder, folders = _folder(sizes)
     config = f"{folder}/{CONFIG}" if folder else CONFIG
     if sizes.get(config, 0) > MAX_SIDECAR_BYTES:
         raise FormatError(
@@ -88,11 +91,12 @@ def select_adapter_files(sizes: Mapping[str, int]) -> Selection:
     return Selection(
         wanted=tuple(name for name in candidates if name not in ignored),
         ignored=tuple(sorted(ignored.items())),
+        folders=folders,
     )
 
 
-def _folder(sizes: Mapping[str, int]) -> str:
-    """The folder that holds the adapter: ``""`` for the root."""
+def _folder(sizes: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
+    """The folder that holds the adapter, ``""`` for the root; and all, where none is chosen."""
 
     def holds(folder: str) -> bool:
         prefix = f"{folder}/" if folder else ""
@@ -104,15 +108,12 @@ def _folder(sizes: Mapping[str, int]) -> str:
         )  # fmt: skip
 
     if holds(""):
-        return ""
+        return "", ()
     parents = {name.rpartition("/")[0] for name in sizes if "/" in name}
-    found = [
-        folder
-        for folder in sorted(parents)
-        if holds(folder) and not any(_CHECKPOINT.match(part) for part in folder.split("/"))
-    ]
+    holding = [folder for folder in sorted(parents) if holds(folder)]
+    found = [f for f in holding if not any(_CHECKPOINT.match(part) for part in f.split("/"))]
     found = [f for f in found if not _INITIAL.fullmatch(f.rpartition("/")[2])] or found
-    return found[0] if len(found) == 1 else ""
+    return (found[0], ()) if len(found) == 1 else ("", tuple(found or holding))
 
 
 def _outside(name: str, folder: str) -> str:

@@ -11,7 +11,6 @@ import torch
 
 from adaptrix.loader.factors import values
 from adaptrix.loader.plan import LoadPlan, ModulePlan
-from adaptrix.schema.adapter import ModuleKind
 from adaptrix.schema.report import Problem, Verdict, verdict_of
 
 LOW_SURVIVAL = 0.9
@@ -112,19 +111,24 @@ def rows_are_exact(
     first = module.shares[0].module
     if first.magnitude is not None:
         return True
-    transposed = first.kind in (ModuleKind.CONV1D, ModuleKind.EMBEDDING)
+    transposed = module.shape.transposed
     count = before.shape[0]
     rows = sorted({round(n * (count - 1) / (SAMPLED_ROWS - 1)) for n in range(SAMPLED_ROWS)})
-    exact = before[rows].double().cpu()
+    exact = _rows(before, rows)
     noise = torch.zeros_like(exact)
     for share in module.shares:
         a, b = values(share.module.a), values(share.module.b)
         left, right = (a.T[rows], b.T) if transposed else (b[rows], a)
-        one, two = (torch.tensor(part.astype("float64")) for part in (left, right))
+        one, two = (torch.from_numpy(part.astype("float64")) for part in (left, right))
         exact += share.factor * (one @ two)
         # float32 accumulation over the rank, bounded by the sum of absolute products.
-        noise += abs(share.factor) * (one.abs() @ two.abs()) * module.rank * 2.0**-23
+        bound = one.float().abs_() @ two.float().abs_()
+        noise += abs(share.factor) * module.rank * 2.0**-23 * bound
     steps = torch.finfo(dtype)
     allowed = steps.eps * exact.abs() + steps.tiny * steps.eps + noise + exact.abs() * 2.0**-23
-    off = (after[rows].double().cpu() - exact).abs()
+    off = (_rows(after, rows) - exact).abs()
     return bool((off <= allowed).all())
+
+
+def _rows(weight: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    return torch.stack([weight[row] for row in rows]).double().cpu()

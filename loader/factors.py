@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from adaptrix.compose.tensors import to_torch
 from adaptrix.loader.plan import ModulePlan
-from adaptrix.schema.adapter import ModuleKind
 from adaptrix.schema.tensor import DType, LazyTensor
 
 _NUMPY = {DType.F16: np.float16, DType.F32: np.float32, DType.F64: np.float64}
@@ -70,7 +69,7 @@ def fuse(
         b=b.to(device),
         bias=torch.stack(biases).sum(0).to(device, dtype) if biases else None,
         magnitude=None if magnitude is None else magnitude.flatten().to(device),
-        transposed=first.kind in (ModuleKind.CONV1D, ModuleKind.EMBEDDING),
+        transposed=module.shape.transposed,
     )
 
 

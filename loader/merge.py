@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from adaptrix.loader.base import BaseModel
 from adaptrix.loader.checkpoint import empty_huge
 from adaptrix.loader.checks import ModuleCheck, rows_are_exact
 from adaptrix.loader.device import merge_on_device
-from adaptrix.loader.factors import FusedFactors, fuse
+from adaptrix.loader.factors import fuse
 from adaptrix.loader.plan import LoadPlan, ModulePlan
 from adaptrix.loader.tiles import Arrival, merge_tiles
 from adaptrix.loader.workers import workers
@@ -34,10 +35,31 @@ ROOM_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Made:
-    """New values of one module's parameters, by name, and what the check found."""
+    """New values of one module's parameters, by name, and what the checks found."""
 
     tensors: Mapping[str, torch.Tensor]
-    check: ModuleCheck
+    checks: tuple[ModuleCheck, ...]
+
+
+_Group = tuple[ModulePlan, ...]
+"""Everything that changes one parameter: a module, or some of a layer's experts."""
+
+
+def _groups(plan: LoadPlan) -> list[_Group]:
+    # Experts of one parameter share its name as a prefix, so that sorting keeps them together.
+    return [
+        tuple(group) for _, group in groupby(plan.modules, lambda module: module.shape.parameter)
+    ]
+
+
+def _part(whole: torch.Tensor, module: ModulePlan) -> torch.Tensor:
+    return whole if module.shape.expert is None else whole[module.shape.expert]
+
+
+def _others(group: _Group, whole: torch.Tensor) -> list[int]:
+    """Experts of the parameter that no adapter changes."""
+    changed = {module.shape.expert for module in group}
+    return [] if None in changed else [n for n in range(len(whole)) if n not in changed]
 
 
 class Merged:
@@ -74,10 +96,9 @@ class Merged:
             changed = {item.parameter: self._replaced(item) for _, item in plan.replacements}
             merge = self._merge_in_place if self._needs_place(plan) else self._merge
             if self.base.device.type == "cpu":
-                tasks = [partial(merge, module, changed) for module in plan.modules]
-                made = workers().run(tasks)
+                made = workers().run([partial(merge, group, changed) for group in _groups(plan)])
             else:
-                made = [merge(module, changed) for module in plan.modules]
+                made = [merge(group, changed) for group in _groups(plan)]
             for module in made:
                 changed.update(module.tensors)
             self._swap(changed)
@@ -86,7 +107,7 @@ class Merged:
             raise
         finally:
             self._spare.clear()
-        return tuple(module.check for module in made)
+        return tuple(check for module in made for check in module.checks)
 
     def leave(self) -> None:
         """Put every pristine parameter back."""
@@ -133,61 +154,71 @@ class Merged:
     def _needs_place(self, plan: LoadPlan) -> bool:
         if self._in_place is not None or self.base.device.type != "cuda":
             return bool(self._in_place)
-        needed = sum(self._parameter(f"{module.path}.weight").nbytes for module in plan.modules)
+        names = {module.shape.parameter for module in plan.modules}
+        needed = sum(self._parameter(name).nbytes for name in names)
         spare = sum(value.nbytes for value in self._spare.values())
         free, _ = torch.cuda.mem_get_info(self.base.device)
         return needed + ROOM_BYTES > free + spare
 
-    def _merge_in_place(self, module: ModulePlan, replaced: Mapping[str, torch.Tensor]) -> _Made:
-        name = f"{module.path}.weight"
+    def _merge_in_place(self, group: _Group, replaced: Mapping[str, torch.Tensor]) -> _Made:
+        name = group[0].shape.parameter
         parameter = self._parameter(name)
         if name in replaced:
-            return self._merge(module, replaced)
+            return self._merge(group, replaced)
         host = self.base.sources.get(name)
         if host is None or host.dtype != parameter.dtype:
             host = parameter.data.to("cpu", copy=True)
         # Noted before anything is written, so that a failure copies it back.
         self._on_host.add(name)
         self._pristine[name] = host
-        made = self._merge(module, {**replaced, name: parameter.data.clone()}, parameter.data)
+        made = self._merge(group, {**replaced, name: parameter.data.clone()}, parameter.data)
         return replace(made, tensors={k: v for k, v in made.tensors.items() if k != name})
 
     def _merge(
         self,
-        module: ModulePlan,
+        group: _Group,
         replaced: Mapping[str, torch.Tensor],
         room: torch.Tensor | None = None,
     ) -> _Made:
-        name = f"{module.path}.weight"
+        name = group[0].shape.parameter
         before = replaced.get(name, self._parameter(name).data)
+        into = self._room(name, before) if room is None else room
+        tensors, checks = {name: into}, []
+        for expert in _others(group, before):
+            into[expert].copy_(before[expert])
+        for module in group:
+            check, bias = self._update(module, _part(before, module), _part(into, module))
+            checks.append(check)
+            if bias is not None:
+                bias_name = name.removesuffix("weight") + "bias"
+                tensors[bias_name] = self._bias(bias_name, bias, replaced)
+        self.base.drop(before)
+        return _Made(tensors=tensors, checks=tuple(checks))
+
+    def _update(
+        self, module: ModulePlan, before: torch.Tensor, into: torch.Tensor
+    ) -> tuple[ModuleCheck, torch.Tensor | None]:
+        """Merge one matrix; what arrived, and the change of its bias."""
         dtype = self.base.dtype
         wide = torch.float64 if dtype is torch.float64 else torch.float32
         factors = fuse(module, self.base.device, wide)
-        into = self._room(name, before) if room is None else room
         run = merge_tiles if before.device.type == "cpu" else merge_on_device
         arrived: Arrival = run(before.contiguous(), into, factors, dtype)
-        exact = rows_are_exact(before, into, module, dtype)
-        self.base.drop(before)
-        tensors = {name: into}
-        if factors.bias is not None:
-            tensors[f"{module.path}.bias"] = self._bias(module, factors, replaced)
         check = ModuleCheck(
             path=module.path,
             expected_norm=arrived.expected_norm,
             error=arrived.error,
             survival=arrived.survival,
             changed=arrived.changed,
-            exact=exact,
+            exact=rows_are_exact(before, into, module, dtype),
         )
-        return _Made(tensors=tensors, check=check)
+        return check, factors.bias
 
     def _bias(
-        self, module: ModulePlan, factors: FusedFactors, replaced: Mapping[str, torch.Tensor]
+        self, name: str, change: torch.Tensor, replaced: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        name = f"{module.path}.bias"
         before = replaced.get(name, self._parameter(name).data)
-        assert factors.bias is not None
-        return (before.to(factors.bias.dtype) + factors.bias).to(self.base.dtype).to(before.dtype)
+        return (before.to(change.dtype) + change).to(self.base.dtype).to(before.dtype)
 
     def _replaced(self, item: Replacement) -> torch.Tensor:
         before = self._parameter(item.parameter).data

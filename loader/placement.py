@@ -106,7 +106,7 @@ def forecast(
 ) -> Forecast:
     """What ``planned`` will move and need."""
     sizes = {name: torch.Size(shape).numel() for name, shape in structure.parameters.items()}
-    touched = {f"{module.path}.weight" for module in planned.modules}
+    touched = {module.shape.parameter for module in planned.modules}
     touched |= {item.parameter for _, item in planned.replacements}
     changed = sum(sizes[name] for name in touched)
     base_bytes = structure.parameter_count * placement.stored.itemsize
@@ -125,7 +125,8 @@ def forecast(
     # Mapped pages of what was merged are given back; pristine weights elsewhere stay.
     pristine = changed * placement.stored.itemsize
     kept = base_bytes - pristine if placement.held else base_bytes
-    scratch = threads * 3 * SCRATCH_ELEMENTS * 4
+    # A tile widened, its update, their sum, and what the product needs (loader/tiles.py).
+    scratch = threads * 4 * SCRATCH_ELEMENTS * 4
     return Forecast(
         placement=placement,
         base_bytes=base_bytes,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from adaptrix.loader.structure import BaseStructure
+from adaptrix.loader.structure import BaseStructure, ModuleShape
 from adaptrix.schema.adapter import (
     AdaptedModule,
     Adapter,
     BaseRequirement,
-    ModuleKind,
     ModulePath,
     Replacement,
     ReplacementRole,
@@ -49,10 +48,12 @@ class ModulePlan:
 
     Attributes:
         path: Its path in the base.
+        shape: What the base has there.
         shares: The adapters' parts, in the order given.
     """
 
     path: ModulePath
+    shape: ModuleShape
     shares: tuple[Share, ...]
 
     @property
@@ -127,7 +128,10 @@ def plan(
         for module in entry.adapter.modules:
             share = Share(owner=entry.name, module=module, weight=entry.weight)
             shares.setdefault(module.path, []).append(share)
-    modules = tuple(ModulePlan(path=path, shares=tuple(shares[path])) for path in sorted(shares))
+    modules = tuple(
+        ModulePlan(path=path, shape=structure.modules[path], shares=tuple(shares[path]))
+        for path in sorted(shares)
+    )
     elements = sum(s.module.a.count + s.module.b.count for m in modules for s in m.shares)
     return LoadPlan(
         base=structure.name,
@@ -161,16 +165,8 @@ def _misfits(structure: BaseStructure, entry: WeightedAdapter) -> Iterator[str]:
     adapter = entry.adapter
     if adapter.needs_base is BaseRequirement.RESIDUAL:
         yield f"{entry.name} was trained on a modified (residual) base"
-    slices = [m.path for m in adapter.modules if m.kind is ModuleKind.PARAMETER]
-    if slices:
-        yield (
-            f"{entry.name} adapts {len(slices)} slices of expert parameters, first {slices[0]}: "
-            "they can be converted and composed, and run by PEFT (adaptrix export --for peft)"
-        )
     for module in adapter.modules:
         shape = structure.modules.get(module.path)
-        if module.kind is ModuleKind.PARAMETER:
-            continue
         if shape is None:
             yield f"{entry.name}: the base has no module {module.path}"
         elif (shape.in_features, shape.out_features) != (module.in_features, module.out_features):
@@ -208,8 +204,8 @@ def _unmergeable(structure: BaseStructure, entry: WeightedAdapter) -> Iterator[s
         shape = structure.modules.get(module.path)
         if shape is not None and not shape.mergeable:
             yield f"{entry.name}: {module.path} is quantised; run with --mode attached"
-        if f"{module.path}.weight" in structure.tied:
-            yield f"{entry.name}: {module.path}.weight is tied; merging would change both ends"
+        if shape is not None and shape.parameter in structure.tied:
+            yield f"{entry.name}: {shape.parameter} is tied; merging would change both ends"
     for item in entry.adapter.replacements:
         # PEFT keeps both ends apart when one of them is replaced; one parameter cannot.
         tokens = item.role is ReplacementRole.TRAINABLE_TOKENS
@@ -217,6 +213,17 @@ def _unmergeable(structure: BaseStructure, entry: WeightedAdapter) -> Iterator[s
             yield (
                 f"{entry.name}: {item.parameter} is tied; replacing it would change both ends; "
                 "run with --mode attached"
+            )
+
+
+def _unattachable(structure: BaseStructure, entry: WeightedAdapter) -> Iterator[str]:
+    """What attached mode cannot do, and merged mode can."""
+    for module in entry.adapter.modules:
+        shape = structure.modules.get(module.path)
+        if shape is not None and not shape.attachable:
+            yield (
+                f"{entry.name}: {module.path} has no forward that could be added to; "
+                "run with --mode merged"
             )
 
 
@@ -233,8 +240,8 @@ def _conflicts(
                 dora[module.path] = entry.name
                 if entry.weight != 1:
                     yield f"{entry.name}: DoRA on {module.path} takes weight 1 only"
-        if mode == "merged":
-            yield from _unmergeable(structure, entry)
+        impossible = _unmergeable if mode == "merged" else _unattachable
+        yield from impossible(structure, entry)
         for item in entry.adapter.replacements:
             if item.parameter in replaced:
                 yield f"{replaced[item.parameter]} and {entry.name} both replace {item.parameter}"

@@ -5,8 +5,8 @@ Built on torch's meta device from the configuration alone: no weights, no memory
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,19 +32,27 @@ class ModuleShape:
     """One module of the base.
 
     Attributes:
-        kind: What it is; ``PARAMETER`` for everything that takes no low-rank update.
+        kind: What it is; ``PARAMETER`` for one expert's slice, or a matrix, of a parameter.
+        parameter: Name of the parameter that holds its weight.
         in_features: Columns that ``A`` must have.
         out_features: Rows that ``B`` must have.
         has_bias: Whether a bias can be changed.
         mergeable: Whether its weight is a matrix of floats; a quantised module has only
             its forward, and takes adapters attached.
+        attachable: Whether it has a forward of its own: a parameter has none, and is merged.
+        expert: Which slice of the parameter it is, or None for all of it.
+        transposed: Whether the weight is stored ``(in, out)``.
     """
 
     kind: ModuleKind
+    parameter: str
     in_features: int
     out_features: int
-    has_bias: bool
+    has_bias: bool = False
     mergeable: bool = True
+    attachable: bool = True
+    expert: int | None = None
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +82,32 @@ def structure_of_config(config: PretrainedConfig, name: str) -> BaseStructure:
     """Structure of the causal language model that ``config`` describes."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return structure_of(model, name)
+    found = structure_of(model, name)
+    quantised = getattr(config, "quantization_config", None)
+    return _as_quantised(found, quantised) if quantised else found
+
+
+def _as_quantised(found: BaseStructure, settings: Any) -> BaseStructure:
+    """The same with linear modules as the quantiser will leave them: with a forward alone.
+
+    What it will do is known only once it has loaded the weights; by their documentation
+    quantisers of transformers take every linear module but the output head and what a list
+    in their settings names.
+    """
+    values = settings if isinstance(settings, Mapping) else settings.to_dict()
+    lists = ("modules_to_not_convert", "llm_int8_skip_modules", "ignore")
+    kept = {"lm_head", *(name for key in lists for name in values.get(key) or ())}
+    modules = {
+        path: replace(shape, mergeable=False)
+        if shape.kind is ModuleKind.LINEAR and shape.attachable and not _among(path, kept)
+        else shape
+        for path, shape in found.modules.items()
+    }
+    return replace(found, modules=modules)
+
+
+def _among(path: str, names: set[str]) -> bool:
+    return any(f".{name}." in f".{path}." for name in names)
 
 
 def modules_of_folder(folder: str) -> dict[str, tuple[str, int, int]]:
@@ -92,16 +125,10 @@ def modules_of_folder(folder: str) -> dict[str, tuple[str, int, int]]:
             where=f"{folder}/config.json",
             hint="Code from a repository is never run; a newer transformers may know the type.",
         ) from error
-    found = {}
-    for path, module in model.named_modules():
-        shape = _shape(module)
-        if shape is not None:
-            found[path] = (shape.kind.value, shape.out_features, shape.in_features)
-    for name, value in model.named_parameters():
-        if value.ndim == 3 and ".experts." in name:
-            for expert in range(value.shape[0]):
-                found[f"{name}.{expert}"] = ("parameter", value.shape[1], value.shape[2])
-    return found
+    return {
+        path: (shape.kind.value, shape.out_features, shape.in_features)
+        for path, shape in _shapes(model)
+    }
 
 
 def _largest(config: PretrainedConfig) -> Any:
@@ -120,11 +147,6 @@ def _largest(config: PretrainedConfig) -> Any:
 
 def structure_of(model: nn.Module, name: str) -> BaseStructure:
     """Structure of a model that exists already."""
-    modules = {}
-    for path, module in model.named_modules():
-        shape = _shape(module)
-        if shape is not None:
-            modules[ModulePath(path)] = shape
     shapes = {
         parameter: tuple(value.shape)
         for parameter, value in model.named_parameters(remove_duplicate=False)
@@ -133,7 +155,7 @@ def structure_of(model: nn.Module, name: str) -> BaseStructure:
     return BaseStructure(
         name=name,
         family=str(config.model_type),
-        modules=modules,
+        modules={ModulePath(path): shape for path, shape in _shapes(model)},
         parameters=shapes,
         tied=_tied(model),
         parameter_count=sum(value.numel() for value in model.parameters()),
@@ -141,34 +163,76 @@ def structure_of(model: nn.Module, name: str) -> BaseStructure:
     )
 
 
-def _shape(module: nn.Module) -> ModuleShape | None:
+def _shapes(model: nn.Module) -> Iterator[tuple[str, ModuleShape]]:
+    """Everything that takes a low-rank update: modules, then what parameters are left."""
+    held = set()
+    for path, module in model.named_modules():
+        shape = _shape(module, f"{path}.weight" if path else "weight")
+        if shape is not None:
+            held.add(shape.parameter)
+            yield path, shape
+    for path, module in model.named_modules():
+        for name, value in module.named_parameters(path, recurse=False):
+            if name not in held:
+                yield from _slices(name, value, module)
+
+
+def _slices(name: str, value: torch.Tensor, module: nn.Module) -> Iterator[tuple[str, ModuleShape]]:
+    """A matrix, or the experts of a stack of them, that has no module of its own."""
+    experts = value.ndim == 3 and ".experts." in name
+    if value.ndim != 2 and not experts:
+        return
+    # The canonical orientation: schema/adapter.py, docs/renames.md.
+    turned = experts and bool(getattr(module, "is_transposed", False))
+    rows, columns = value.shape[-2:]
+    whole = ModuleShape(
+        kind=ModuleKind.PARAMETER,
+        parameter=name,
+        in_features=rows if turned else columns,
+        out_features=columns if turned else rows,
+        mergeable=value.is_floating_point() and value.itemsize > 1,
+        attachable=False,
+        transposed=turned,
+    )
+    if experts:
+        for expert in range(len(value)):
+            yield f"{name}.{expert}", replace(whole, expert=expert)
+    elif name.endswith(".weight"):
+        yield name.removesuffix(".weight"), replace(whole, kind=ModuleKind.LINEAR)
+    else:
+        yield name, whole
+
+
+def _shape(module: nn.Module, parameter: str) -> ModuleShape | None:
     match module:
         case nn.Linear():
-            return _linear(module)
+            return _linear(module, parameter)
         case Conv1D():
             return ModuleShape(
                 kind=ModuleKind.CONV1D,
+                parameter=parameter,
                 in_features=module.weight.shape[0],
                 out_features=module.weight.shape[1],
                 has_bias=True,
+                transposed=True,
             )
         case nn.Embedding():
             return ModuleShape(
                 kind=ModuleKind.EMBEDDING,
+                parameter=parameter,
                 in_features=module.num_embeddings,
                 out_features=module.embedding_dim,
-                has_bias=False,
+                transposed=True,
             )
         case _ if isinstance(getattr(module, "in_features", None), int):
             # GPTQ, AWQ, HQQ …: their own classes, told by what they have in common.
-            return (
-                _linear(module) if isinstance(getattr(module, "out_features", None), int) else None
-            )
+            sized = isinstance(getattr(module, "out_features", None), int)
+            return _linear(module, parameter) if sized else None
         case _:
             return None
 
 
-def _linear(module: Any) -> ModuleShape:
+def _linear(module: Any, parameter: str) -> ModuleShape:
     weight = getattr(module, "weight", None)
     shape = (module.out_features, module.in_features)
     plain = (
@@ -181,6 +245,7 @@ def _linear(module: Any) -> ModuleShape:
     )
     return ModuleShape(
         kind=ModuleKind.LINEAR,
+        parameter=parameter,
         in_features=module.in_features,
         out_features=module.out_features,
         has_bias=isinstance(getattr(module, "bias", None), torch.Tensor),

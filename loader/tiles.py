@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from adaptrix.loader.factors import FusedFactors
-from adaptrix.loader.products import product
+from adaptrix.loader.products import RightFactor
 from adaptrix.loader.workers import SCRATCH_ELEMENTS, scratch
 
 
@@ -61,33 +61,39 @@ def merge_tiles(
         dtype: What to round to.
     """
     left, right = factors.pair()  # (rows, R), (R, columns)
-    turned = right.T.contiguous()
     wide = left.dtype
     columns = before.shape[1]
     step = max(1, SCRATCH_ELEMENTS // columns)
+    update = RightFactor(right, step)
     rooms = [scratch(number, wide, columns) for number in range(3)]
     across = _column_scale(before, factors) if factors.transposed else None
     narrow = torch.finfo(dtype).bits < torch.finfo(wide).bits
     wanted_sq = _product_sq(left, right) if factors.magnitude is None else 0.0
     error_sq = along = 0.0
     changed = False
-    for begin in range(0, before.shape[0], step):
-        rows = slice(begin, min(begin + step, before.shape[0]))
-        count = rows.stop - begin
-        old, delta, total = (room[: count * columns].view(count, columns) for room in rooms)
-        old.copy_(before[rows])
-        delta = product(left[rows], turned, delta)
+    # Every call from Python holds the interpreter, which the other workers then wait for:
+    # views are made once where they can be.
+    old = delta = total = rooms[0][:0].view(0, columns)
+    for number, (source, target, part) in enumerate(
+        zip(before.split(step), into.split(step), left.split(step), strict=True)
+    ):
+        if len(part) != len(old):
+            old, room, total = (x[: part.shape[0] * columns].view(-1, columns) for x in rooms)
+        old.copy_(source)
+        delta = update.product(part, room)
         torch.add(old, delta, out=total)
         if factors.magnitude is not None:
+            rows = slice(number * step, number * step + len(part))
             total.mul_(_row_scale(total, factors.magnitude[rows]) if across is None else across)
             torch.sub(total, old, out=delta)
-        into[rows].copy_(total if into.dtype == dtype else total.to(dtype))
-        changed = changed or not torch.equal(into[rows].to(before.dtype), before[rows])
-        missed = _missed(into[rows], old, delta, total, narrow=narrow).flatten()
+        target.copy_(total if into.dtype == dtype else total.to(dtype))
+        changed = changed or not torch.equal(target.to(before.dtype), source)
+        missed = _missed(target, old, delta, total, narrow=narrow).view(-1)
+        planned = delta.view(-1)
         error_sq += float(torch.dot(missed, missed))
-        along += float(torch.dot(missed, delta.flatten()))
+        along += float(torch.dot(missed, planned))
         if factors.magnitude is not None:
-            wanted_sq += float(torch.dot(delta.flatten(), delta.flatten()))
+            wanted_sq += float(torch.dot(planned, planned))
     return Arrival.of(wanted_sq, error_sq, along, changed=changed)
 
 

@@ -33,9 +33,16 @@ def config_path(base: str) -> Path | None:
         return path
     if base.startswith((".", "/", "~")) or base.endswith(".json"):
         raise NotFound("no config.json of a base model there", where=base)
-    match = _ON_A_HUB.fullmatch(base)
-    if known_base(base) is not None or match is None:
+    if known_base(base) is not None:
         return None
+    match = _ON_A_HUB.fullmatch(base)
+    if match is None:
+        # Left unread, a mistyped base would look like one that fits.
+        raise NotFound(
+            "no such base model",
+            where=repr(base),
+            hint="Give a folder, a config.json, a Hub id (org/name), or 'sample' for the bundled model.",
+        )
     return _fetched(match[1], match[2])
 
 

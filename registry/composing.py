@@ -11,6 +11,7 @@ from adaptrix.compose.combine import Composition, accepted, combine
 from adaptrix.compose.core import one_thread
 from adaptrix.compose.methods import find
 from adaptrix.compose.settings import resolve as resolve_settings
+from adaptrix.convert.writing import tensors_digest
 from adaptrix.registry.ingredients import Prepared, prepare, shared_config
 from adaptrix.registry.licenses import combined
 from adaptrix.registry.looking import open_version
@@ -18,7 +19,7 @@ from adaptrix.registry.planning import refuse_twice
 from adaptrix.registry.recipe_files import Ingredient
 from adaptrix.registry.reports import ComposeReport, StoredAdapter
 from adaptrix.registry.resolve import target
-from adaptrix.registry.writing import Provenance, publish
+from adaptrix.registry.writing import Provenance, StoredFiles, publish, write_files
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import UsageError
 from adaptrix.schema.recipe import Recipe, RecipeInput
@@ -73,7 +74,11 @@ def compose(home: Home, request: ComposeRequest) -> ComposeReport:
         reason = f"compose {request.method}"
         # Stacked factors are put together only now, module by module.
         with one_thread():
-            stored = publish(home, result.adapter, provenance, name=name, tag=tag, reason=reason)
+            files = StoredFiles(
+                layers=write_files(home, result.adapter),
+                tensors_digest=tensors_digest(result.adapter),
+            )
+        stored = publish(home, result.adapter, files, provenance, name=name, tag=tag, reason=reason)
     return replace(
         _report(f"{name}:{tag}", result, provenance, ready),
         digest=stored.digest,

@@ -42,42 +42,29 @@ def convert(
     """
     log = recorded(existing_home, "convert", request.source, target=to)
     with nullcontext() if request.dry_run else log:
-        return _convert(existing_home, home, settings, request, to=to, output=output, layout=layout)
-
-
-def _convert(
-    existing_home: Callable[[], Home | None],
-    home: Callable[[], Home],
-    settings: Settings,
-    request: PullRequest,
-    *,
-    to: str,
-    output: Path,
-    layout: str | None = None,
-) -> ConvertReport:
-    reading = read_source(existing_home, home, settings, request)
-    note_reading(reading.inspection)
-    if reading.adapter is None:
-        raise refusal(reading)
-    written = write_adapter(reading.adapter, to, layout=layout)
-    single = len(written.files) == 1 and bool(output.suffix) and not output.is_dir()
-    if not request.dry_run:
-        with _reported(output):
-            _write(written.files, output, single=single)
-    source = reading.inspection
-    lossless = source.fidelity is Fidelity.EXACT
-    return ConvertReport(
-        path=str(output),
-        format=to,
-        source_format=source.format.name,
-        fidelity=written.fidelity if lossless else source.fidelity,
-        max_abs_error=written.max_abs_error,
-        tensors=written.tensors,
-        bytes=sum(file.size_bytes for file in written.files),
-        files=tuple(file.path for file in written.files),
-        verdict=source.verdict,
-        problems=source.problems,
-    )
+        reading = read_source(existing_home, home, settings, request)
+        note_reading(reading.inspection)
+        if reading.adapter is None:
+            raise refusal(reading)
+        written = write_adapter(reading.adapter, to, layout=layout)
+        single = len(written.files) == 1 and bool(output.suffix) and not output.is_dir()
+        if not request.dry_run:
+            with _reported(output):
+                _write(written.files, output, single=single)
+        source = reading.inspection
+        lossless = source.fidelity is Fidelity.EXACT
+        return ConvertReport(
+            path=str(output),
+            format=to,
+            source_format=source.format.name,
+            fidelity=written.fidelity if lossless else source.fidelity,
+            max_abs_error=written.max_abs_error,
+            tensors=written.tensors,
+            bytes=sum(file.size_bytes for file in written.files),
+            files=tuple(file.path for file in written.files),
+            verdict=source.verdict,
+            problems=(*source.problems, *written.problems),
+        )
 
 
 def _write(files: tuple[WrittenFile, ...], output: Path, *, single: bool) -> None:

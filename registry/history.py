@@ -41,12 +41,16 @@ def log(home: Home, text: str) -> tuple[LogRow, ...]:
 
 
 def reflog(home: Home, text: str | None) -> tuple[MoveRow, ...]:
-    """See :meth:`Registry.reflog`."""
+    """See :meth:`Registry.reflog`.
+
+    Raises:
+        NotFound: the name never moved.
+    """
     if text is not None:
-        name, tag = target(text)
-        return tuple(_move(f"{name}:{tag}", entry) for entry in home.references.log(name, tag))
-    moves = home.index.moves()
-    return tuple(_move(f"{name}:{tag}", entry) for _, name, tag, entry in reversed(moves))
+        reference, moves = _moves(home, text)
+        return tuple(_move(reference, entry) for entry in moves)
+    every = home.index.moves()
+    return tuple(_move(f"{name}:{tag}", entry) for _, name, tag, entry in reversed(every))
 
 
 def restore(home: Home, text: str, version: str, *, dry_run: bool) -> MoveRow:
@@ -57,10 +61,7 @@ def restore(home: Home, text: str, version: str, *, dry_run: bool) -> MoveRow:
         UsageError: it did not exist before its last move.
     """
     name, tag = target(text)
-    reference = f"{name}:{tag}"
-    moves = home.references.log(name, tag)
-    if not moves:
-        raise NotFound("no such name, and there never was", where=reference)
+    reference, moves = _moves(home, text)
     current = home.references.get(name, tag)
     new = resolve(home, version)[1] if version else moves[0].old
     if new is None:
@@ -77,6 +78,19 @@ def restore(home: Home, text: str, version: str, *, dry_run: bool) -> MoveRow:
     return MoveRow(
         reference=reference, old=current, new=new, reason=reason, time=latest.time.isoformat()
     )
+
+
+def _moves(home: Home, text: str) -> tuple[str, list[ReflogEntry]]:
+    """The name in full, and its moves, newest first."""
+    name, tag = target(text)
+    moves = home.references.log(name, tag)
+    if not moves:
+        raise NotFound(
+            "no such name, and there never was",
+            where=f"{name}:{tag}",
+            hint="Names and their moves: adaptrix reflog",
+        )
+    return f"{name}:{tag}", moves
 
 
 def _move(reference: str, entry: ReflogEntry) -> MoveRow:

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from adaptrix.convert.source import AdapterFiles, ByteSource
+from adaptrix.convert.source import ByteSource
 from adaptrix.hub.huggingface import HuggingFaceHub
 from adaptrix.hub.ranged import RangedSource
 from adaptrix.hub.remote import Remote, RemoteFile, Sink, Snapshot
 from adaptrix.hub.selection import select_adapter_files
 from adaptrix.hub.settings import HubSettings
 from adaptrix.hub.transfer import fetch_file
-from adaptrix.registry.sources import OpenedSource, stored_file
+from adaptrix.registry.sources import OpenedSource, selected, stored_file
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import IntegrityError
 from adaptrix.schema.record import SourceFile, SourceRecord
@@ -74,11 +74,7 @@ def fetch_snapshot(
         sources[name] = stored_file(path, name)
         files.append(SourceFile(path=name, digest=digest, size_bytes=file.size_bytes))
     return FetchedSnapshot(
-        opened=OpenedSource(
-            label=label,
-            files=AdapterFiles(location=label, files=sources),
-            ignored=selection.ignored,
-        ),
+        opened=selected(label, label, selection, sources),
         record=SourceRecord(
             kind=kind, repository=snapshot.repository, commit=snapshot.commit, files=tuple(files)
         ),
@@ -125,8 +121,4 @@ def ranged(remote: Remote, snapshot: Snapshot, *, label: str) -> OpenedSource:
     sources: dict[str, ByteSource] = {
         name: RangedSource(remote, snapshot, by_path[name]) for name in selection.wanted
     }
-    return OpenedSource(
-        label=label,
-        files=AdapterFiles(location=label, files=sources),
-        ignored=selection.ignored,
-    )
+    return selected(label, label, selection, sources)

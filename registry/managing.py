@@ -44,4 +44,6 @@ def rm(home: Home, text: str, *, dry_run: bool) -> str:
 
 def gc(home: Home, *, dry_run: bool, grace_s: float | None) -> GcReport:
     """See :meth:`Registry.gc`."""
+    if grace_s is not None and not grace_s >= 0:
+        raise UsageError(f"expected hours, 0 or more, got {grace_s / 3600:g}", where="grace")
     return home.gc(grace_s=GRACE_S if grace_s is None else grace_s, dry_run=dry_run)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from adaptrix.convert.reading import read_adapter, refusal
+from adaptrix.convert.writing import tensors_digest
 from adaptrix.hub.location import RemoteKind
+from adaptrix.registry.beside import Beside, OnBytes
 from adaptrix.registry.card import read_card
 from adaptrix.registry.recording import note_reading, recorded
 from adaptrix.registry.remotes import Remotes
@@ -22,7 +25,7 @@ from adaptrix.registry.sources import (
     open_local,
     require_online,
 )
-from adaptrix.registry.writing import Provenance, publish, same_content
+from adaptrix.registry.writing import Provenance, StoredFiles, publish, same_content, write_files
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.manifest import Manifest
 from adaptrix.schema.record import AdapterRecord, ConversionRecord, SourceRecord
@@ -54,7 +57,7 @@ def pull(
             request = replace(request, name=place.name)
         if isinstance(found, PathSource):
             opened = open_local(found)
-            return ingest(home, request, opened, lambda: local_record(opened.files.files), 0)
+            return ingest(home, request, opened, partial(local_record, opened.files.files), 0)
         return _pull_hub(home, settings, request, found, progress)
 
 
@@ -86,7 +89,7 @@ def _pull_hub(
                     f"{name}:{tag}", current, manifest, "unchanged", str(source), fetched=0
                 )
     fetched = fetch_snapshot(home, remote, snapshot, label=str(source), progress=progress)
-    return ingest(home, request, fetched.opened, lambda: fetched.record, fetched.fetched_bytes)
+    return ingest(home, request, fetched.opened, lambda _: fetched.record, fetched.fetched_bytes)
 
 
 def same_question(manifest: Manifest, request: PullRequest) -> bool:
@@ -99,7 +102,7 @@ def ingest(
     home: Home,
     request: PullRequest,
     opened: OpenedSource,
-    source_record: Callable[[], SourceRecord],
+    source_record: Callable[[OnBytes], SourceRecord],
     fetched_bytes: int,
 ) -> PullReport:
     """Recognise, convert and store what was opened, and name it.
@@ -115,20 +118,25 @@ def ingest(
     name, tag = names_of(request)
     if request.dry_run:
         return _planned(f"{name}:{tag}", reading.inspection, opened.label)
-    card = read_card(opened.files)
+    adapter, card = reading.adapter, read_card(opened.files)
+    with (
+        Beside(lambda on_bytes: tensors_digest(adapter, on_bytes=on_bytes)) as tensors,
+        Beside(source_record) as source,
+    ):
+        layers = write_files(home, adapter, card.text)
+    files = StoredFiles(layers=layers, tensors_digest=tensors.result())
     provenance = Provenance(
-        source=source_record(),
+        source=source.result(),
         conversion=_conversion(reading.inspection),
         description=request.description or card.description,
         domain=request.domain,
         capabilities=request.capabilities,
         training_data=request.training_data or card.training_data,
         license=request.license or card.license,
-        card=card.text,
         base_config=base_config_digest(options),
     )
     reason = f"pull {'a local path' if provenance.source.kind == 'local' else opened.label}"
-    stored = publish(home, reading.adapter, provenance, name=name, tag=tag, reason=reason)
+    stored = publish(home, adapter, files, provenance, name=name, tag=tag, reason=reason)
     report = report_of(
         f"{name}:{tag}", stored.digest, stored.manifest, stored.status, opened.label, fetched_bytes
     )

@@ -7,7 +7,6 @@ unless ``--force`` is given; so does ``latest`` when somebody else has moved it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from adaptrix.hub.remote import Progress
 
 MAX_NEAR = 3
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,13 +242,10 @@ class _Push:
         Raises:
             IntegrityError: the blob is damaged.
         """
-        state = hashlib.sha256()
-        with self._home.blobs.open(blob.digest) as stream:
-            while chunk := stream.read(_READ_BYTES):
-                state.update(chunk)
-        if state.hexdigest() != blob.digest.hex:
+        actual = self._home.blobs.rehash(blob.digest)
+        if actual != blob.digest:
             raise IntegrityError(
-                f"expected {blob.digest}, the store holds sha256:{state.hexdigest()}",
+                f"expected {blob.digest}, the store holds {actual}",
                 where=f"blob {blob.digest}",
                 hint="Run adaptrix fsck.",
             )

@@ -93,7 +93,8 @@ def _row(
     return Conversion(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         verb=verb,
-        source=source[:MAX_SOURCE_CHARACTERS],
+        # A path may hold bytes that are no text.
+        source=source[:MAX_SOURCE_CHARACTERS].encode("utf-8", "backslashreplace").decode(),
         target=attempt.target,
         outcome=_outcome(attempt, failure),
         code=failure.code if failure else "",

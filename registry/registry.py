@@ -260,11 +260,19 @@ class Registry(Sharing, Merging):
         """Remove a name; the version stays until ``gc`` after the grace period."""
         return managing.rm(self.home, reference, dry_run=dry_run)
 
-    def verify(self, reference: str, *, base: str | None = None) -> VerifyReport:
-        """Compute every claim of a version again."""
+    def verify(
+        self, reference: str, *, base: str | None = None, merged: Path | None = None
+    ) -> VerifyReport:
+        """Compute every claim of a version again.
+
+        Args:
+            reference: The version.
+            base: Base model that it has to fit.
+            merged: Folder of a model that claims to be ``base`` with this version merged.
+        """
         from adaptrix.registry.verifying import verify  # noqa: PLC0415 - reads formats
 
-        return verify(self.home, reference, base=base)
+        return verify(self.home, reference, base=base, merged=merged)
 
     def gc(self, *, dry_run: bool = False, grace_s: float | None = None) -> GcReport:
         """Delete what no name, reflog or lineage reaches, after a grace period."""

@@ -191,11 +191,11 @@ def _pull_foreign(
     files = VersionFiles(remote, place.name, snapshot)
     if request.dry_run:
         opened = ranged(files, snapshot, label=place.label)
-        return ingest(home, named, opened, lambda: SourceRecord(kind="oci"), 0)
+        return ingest(home, named, opened, lambda _: SourceRecord(kind="oci"), 0)
     fetched = fetch_snapshot(
         home, files, snapshot, label=place.label, progress=progress, kind="oci"
     )
-    return ingest(home, named, fetched.opened, lambda: fetched.record, fetched.fetched_bytes)
+    return ingest(home, named, fetched.opened, lambda _: fetched.record, fetched.fetched_bytes)
 
 
 def _planned(remote: VersionRemote, place: Place, artifact: Artifact, reference: str) -> PullReport:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptrix.convert.source import AdapterFiles, ByteSource, FileSource, open_path
-from adaptrix.hub.selection import select_adapter_files
+from adaptrix.hub.selection import Selection, select_adapter_files
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import InvalidReference, RemoteError, UsageError
+from adaptrix.schema.errors import InvalidReference, NotFound, RemoteError, UsageError
 from adaptrix.schema.reference import (
     HubSource,
     OciSource,
@@ -51,6 +51,7 @@ def locate(text: str, revision: str | None = None) -> HubSource | PathSource:
 
     Raises:
         InvalidReference: neither.
+        NotFound: one word, which only a path could be, and there is none.
         UsageError: an OCI registry, or a revision for a path.
     """
     path = Path(text).expanduser()
@@ -62,6 +63,12 @@ def locate(text: str, revision: str | None = None) -> HubSource | PathSource:
     if isinstance(parsed, OciSource):
         raise UsageError("a registry is pulled from as a remote", where=text)
     if isinstance(parsed, Reference):
+        if len(parsed.parts) == 1 and not path.exists():
+            raise NotFound(
+                "no adapter, file or folder of this name",
+                where=text,
+                hint="Names that are here: adaptrix ls. A repository on the Hub is org/name.",
+            )
         parsed = PathSource(path=text) if path.exists() else hub_source_of(text)
     if isinstance(parsed, PathSource) and revision is not None:
         raise UsageError("a path has no revisions", where="--revision")
@@ -86,19 +93,23 @@ def open_local(source: PathSource) -> OpenedSource:
             hint=f"adaptrix remote add NAME {source}, then adaptrix ls NAME/",
         )
     sizes = {name: entry.size_bytes for name, entry in files.files.items()}
-    selection = select_adapter_files(sizes)
-    wanted = {name: files.files[name] for name in selection.wanted}
+    return selected(str(source), files.location, select_adapter_files(sizes), files.files)
+
+
+def selected(
+    label: str, location: str, selection: Selection, files: Mapping[str, ByteSource]
+) -> OpenedSource:
+    """What was selected of ``files``, opened."""
+    wanted = {name: files[name] for name in selection.wanted}
     return OpenedSource(
-        label=str(source),
-        files=AdapterFiles(location=files.location, files=wanted),
+        label=label,
+        files=AdapterFiles(location=location, files=wanted, folders=selection.folders),
         ignored=selection.ignored,
     )
 
 
-def local_record(
-    files: Mapping[str, ByteSource], *, on_bytes: Callable[[int], None] | None = None
-) -> SourceRecord:
-    """Digest every file that was read."""
+def local_record(files: Mapping[str, ByteSource], on_bytes: Callable[[int], None]) -> SourceRecord:
+    """Digest every file that was read; ``on_bytes`` is told of each piece."""
     from adaptrix.schema.record import SourceFile, SourceRecord  # noqa: PLC0415
 
     found = tuple(
@@ -108,15 +119,14 @@ def local_record(
     return SourceRecord(kind="local", files=found)
 
 
-def _digest(entry: ByteSource, on_bytes: Callable[[int], None] | None) -> Digest:
+def _digest(entry: ByteSource, on_bytes: Callable[[int], None]) -> Digest:
     import hashlib  # noqa: PLC0415
 
     state = hashlib.sha256()
     for start in range(0, entry.size_bytes, CHUNK_BYTES):
         chunk = entry.read(start, min(start + CHUNK_BYTES, entry.size_bytes))
         state.update(chunk)
-        if on_bytes is not None:
-            on_bytes(len(chunk))
+        on_bytes(len(chunk))
     return Digest(state.hexdigest())
 
 

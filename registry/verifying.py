@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from adaptrix.convert.base_weights import base_weights_of
 from adaptrix.convert.reading import Reading, ReadOptions, read_adapter
+from adaptrix.convert.source import open_path
 from adaptrix.convert.writing import tensors_digest
-from adaptrix.registry.looking import manifest_files
+from adaptrix.registry.looking import manifest_files, open_version
+from adaptrix.registry.merged import check_merged
 from adaptrix.registry.reports import VerifyReport
 from adaptrix.registry.requests import PullRequest, base_config_digest, read_options
 from adaptrix.registry.resolve import resolve
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import AdaptrixError
+from adaptrix.schema.errors import AdaptrixError, UsageError
 from adaptrix.schema.manifest import Manifest
 from adaptrix.schema.record import AdapterRecord, module_records
-from adaptrix.schema.report import Problem, verdict_of
+from adaptrix.schema.report import Problem, Verdict, verdict_of
 from adaptrix.store.home import Home
 
 
@@ -34,13 +38,32 @@ class _Findings:
             )
 
 
-def verify(home: Home, text: str, *, base: str | None) -> VerifyReport:
+def verify(home: Home, text: str, *, base: str | None, merged: Path | None) -> VerifyReport:
     """See :meth:`Registry.verify`."""
     reference, digest = resolve(home, text)
     options = ReadOptions()
     if base is not None:
         options = read_options(PullRequest(source=reference, base=base))
-    return verify_manifest(home, home.manifest(digest), digest, reference, options)
+    weights = options.base_weights() if merged is not None and options.base_weights else None
+    if merged is not None and weights is None:
+        raise UsageError(
+            "a merged model is compared with the base's weights",
+            where="--merged",
+            hint="Pass --base FOLDER, one with its *.safetensors.",
+        )
+    report = verify_manifest(home, home.manifest(digest), digest, reference, options)
+    if merged is None or weights is None or report.verdict is Verdict.FAIL:
+        return report
+    found = check_merged(
+        open_version(home, reference).adapter, weights, base_weights_of(open_path(merged))
+    )
+    problems = (*report.problems, *found.problems)
+    return replace(
+        report,
+        verdict=verdict_of(problems),
+        checks=(*report.checks, *(f"merged {name}" for name in found.checks)),
+        problems=problems,
+    )
 
 
 def verify_manifest(
@@ -74,7 +97,7 @@ def verify_manifest(
 def _check_blobs(home: Home, manifest: Manifest, found: _Findings) -> None:
     for layer in manifest.layers:
         try:
-            got: object = Digest.of(home.blobs.read(layer.digest))
+            got: object = home.blobs.rehash(layer.digest)
         except AdaptrixError as error:
             got = error
         found.require(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adaptrix.convert.writing import tensors_digest, write_adapter
+from adaptrix.convert.writing import write_adapter
 from adaptrix.schema import media_types
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.descriptor import Descriptor
@@ -45,8 +45,20 @@ class Provenance:
     training_data: str = ""
     license: str = ""
     capabilities: tuple[str, ...] = ()
-    card: str = ""
     base_config: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFiles:
+    """The canonical files of an adapter, in the store.
+
+    Attributes:
+        layers: What the manifest names, sorted by path.
+        tensors_digest: Digest of the tensors in them.
+    """
+
+    layers: tuple[Descriptor, ...]
+    tensors_digest: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +75,16 @@ class StoredVersion:
 
 
 def publish(
-    home: Home, adapter: Adapter, provenance: Provenance, *, name: str, tag: str, reason: str
+    home: Home,
+    adapter: Adapter,
+    files: StoredFiles,
+    provenance: Provenance,
+    *,
+    name: str,
+    tag: str,
+    reason: str,
 ) -> StoredVersion:
-    """Write the canonical files and the manifest, and point the name to them.
+    """Write the manifest of an adapter whose files are stored, and point the name to it.
 
     When somebody else moves the name in between, the version is made again as a child of
     what it points to now.
@@ -73,14 +92,13 @@ def publish(
     Raises:
         ReferenceConflict: the name was moved each of several times.
     """
-    layers = _write_files(home, adapter, provenance.card)
-    record = _record(adapter, provenance)
+    record = _record(adapter, files.tensors_digest, provenance)
     attempt = 0
     while True:
         attempt += 1
         current = home.references.get(name, tag)
         previous = home.manifest(current) if current is not None else None
-        manifest = Manifest(record=_continued(record, previous, current), layers=layers)
+        manifest = Manifest(record=_continued(record, previous, current), layers=files.layers)
         if current is not None and previous is not None and _same(manifest, previous):
             return StoredVersion(digest=current, manifest=previous, status="unchanged")
         digest = home.add_version(manifest)
@@ -146,7 +164,12 @@ def _with_parent(record: AdapterRecord, previous: AdapterRecord, current: Digest
     return replace(record, parents=(parent, *record.parents))
 
 
-def _write_files(home: Home, adapter: Adapter, card: str) -> tuple[Descriptor, ...]:
+def write_files(home: Home, adapter: Adapter, card: str = "") -> tuple[Descriptor, ...]:
+    """Write the canonical files; returns them as layers of a manifest.
+
+    Raises:
+        StoreError: they could not be written.
+    """
     layers = []
     for file in write_adapter(adapter, "peft").files:
         with home.blobs.writer(expected_size=file.size_bytes, media_type=file.media_type) as sink:
@@ -161,10 +184,10 @@ def _write_files(home: Home, adapter: Adapter, card: str) -> tuple[Descriptor, .
     return tuple(sorted(layers, key=lambda layer: layer.annotations[media_types.FILEPATH]))
 
 
-def _record(adapter: Adapter, provenance: Provenance) -> AdapterRecord:
+def _record(adapter: Adapter, digest: Digest, provenance: Provenance) -> AdapterRecord:
     tensors = adapter.tensors().values()
     return AdapterRecord(
-        tensors_digest=tensors_digest(adapter),
+        tensors_digest=digest,
         family=adapter.family,
         method=adapter.method,
         parameters=adapter.parameter_count,

@@ -123,6 +123,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "zero_update": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="All B are zero: never trained, or the wrong file."
     ),
+    "unchecked_merge": ProblemCode(
+        Severity.WARNING, "INCONCLUSIVE", hint="Merge it with adaptrix run, which checks itself."
+    ),
     "unchecked_values": ProblemCode(
         Severity.NOTE, "", hint="Only headers were read; pull checks the values."
     ),
@@ -133,6 +136,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     ),
     "unused_target": ProblemCode(
         Severity.WARNING, "", hint="The configuration lists modules that have no tensors."
+    ),
+    "expert_order": ProblemCode(
+        Severity.WARNING, "", hint="Pass --source-layout unsloth if an earlier release trained it."
     ),
     "renamed_modules": ProblemCode(Severity.NOTE, ""),
     "alpha_rule": ProblemCode(Severity.WARNING, ""),
@@ -157,6 +163,7 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
         Severity.NOTE, "", hint="It acts in training only: inference is that of the plain LoRA."
     ),
     "wide_dtype": ProblemCode(Severity.NOTE, ""),
+    "reader_settings": ProblemCode(Severity.WARNING, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),
     "ignored_files": ProblemCode(Severity.NOTE, ""),
     # The store itself (fsck, reindex).

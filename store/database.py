@@ -23,12 +23,11 @@ from sqlmodel import Session, SQLModel
 
 from adaptrix.schema.errors import AccessDenied, AdaptrixError, StoreError
 from adaptrix.store.entries import INDEX_VERSION
-from adaptrix.store.faults import DiskFull, StoreBusy, StoreReadOnly, free_bytes
+from adaptrix.store.faults import LITTLE_BYTES, DiskFull, StoreBusy, StoreReadOnly, free_bytes
 from adaptrix.store.finder import CREATE_SEARCH
 from adaptrix.store.tables import TABLES
 
 BUSY_TIMEOUT_MS = 30_000
-_LITTLE_ROOM_BYTES = 128 << 10
 
 
 class CorruptIndex(StoreError):
@@ -50,9 +49,12 @@ class Database:
         read_only: Whether nothing can be written.
     """
 
-    def __init__(self, engine: Engine, path: Path, *, read_only: bool) -> None:
+    def __init__(
+        self, engine: Engine, path: Path, *, read_only: bool, refusal: StoreError | None = None
+    ) -> None:
         self.path = path
         self.read_only = read_only
+        self._refusal = refusal
         self._engine = engine
         # A pool that is merely forgotten would leave its connections to the collector.
         self._finalizer = weakref.finalize(self, engine.dispose)
@@ -76,26 +78,30 @@ class Database:
         return database
 
     @classmethod
-    def open_read_only(cls, path: Path) -> Database:
+    def open_read_only(cls, path: Path, *, refusal: StoreError | None = None) -> Database:
         """Open ``path`` without writing anything, not even beside it.
+
+        Args:
+            path: The file.
+            refusal: Why nothing can be written; raised when it is tried.
 
         Raises:
             CorruptIndex: no index of this version, or one with pending changes that
                 cannot be read without writing.
         """
         try:
-            return cls._open_read_only(path, "mode=ro")
-        except AccessDenied:
+            return cls._open_read_only(path, "mode=ro", refusal)
+        except (AccessDenied, DiskFull):
             # No shared memory beside it, and none can be made: then nobody is writing.
             pending = path.with_name(path.name + "-wal")
             if pending.exists() and pending.stat().st_size:
                 reason = "holds changes that only a writer can read"
                 raise CorruptIndex(path, reason) from None
-            return cls._open_read_only(path, "immutable=1")
+            return cls._open_read_only(path, "immutable=1", refusal)
 
     @classmethod
-    def _open_read_only(cls, path: Path, mode: str) -> Database:
-        database = cls(_engine(path, mode), path, read_only=True)
+    def _open_read_only(cls, path: Path, mode: str, refusal: StoreError | None) -> Database:
+        database = cls(_engine(path, mode), path, read_only=True, refusal=refusal)
         try:
             database._check_version()
         except BaseException:
@@ -130,7 +136,7 @@ class Database:
             DiskFull: no room.
         """
         if self.read_only:
-            raise StoreReadOnly(where=str(self.path.parent))
+            raise self._refusal or StoreReadOnly(where=str(self.path.parent))
         with self._immediate() as session:
             yield session
 
@@ -254,7 +260,7 @@ def _code(error: BaseException | None) -> int:
 def _translate(error: BaseException | None, path: Path) -> AdaptrixError:
     code, place, reason = _code(error), str(path), str(error)
     free = free_bytes(path.parent)
-    little = free is not None and free < _LITTLE_ROOM_BYTES
+    little = free is not None and free < LITTLE_BYTES
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and little):
         return DiskFull(where=place, needed_bytes=None, free_bytes=free)
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN}:

@@ -9,10 +9,11 @@ which is what ``gc`` goes by. The layout on disk is stable.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,7 @@ from adaptrix.store.locks import try_lock
 from adaptrix.store.verifier import Chunk, DigestMismatch, MissingBlob, Verifier, as_bytes_view
 from adaptrix.store.writer import DiskWriter, sync_folder
 
+_READ_BYTES = 1 << 20
 STALE_TEMPORARY_S = 24 * 3600.0
 STALE_PARTIAL_S = 7 * 24 * 3600.0
 PARTIAL_PREFIX = "partial-"
@@ -84,6 +86,25 @@ class DiskStore:
             os.close(descriptor)
             raise PlantedLink(where=str(place), found="no plain file")
         return os.fdopen(descriptor, "rb")
+
+    def rehash(self, digest: Digest, on_bytes: Callable[[int], None] | None = None) -> Digest:
+        """The digest that the bytes of a blob have now; ``digest``, unless they were damaged.
+
+        Args:
+            digest: The blob.
+            on_bytes: Told of each piece.
+
+        Raises:
+            MissingBlob: no such blob.
+            StoreError: it cannot be read.
+        """
+        with self.open(digest) as stream, translated(self.place(digest)):
+            running = hashlib.sha256()
+            while block := stream.read(_READ_BYTES):
+                running.update(block)
+                if on_bytes is not None:
+                    on_bytes(len(block))
+        return Digest(running.hexdigest())
 
     def put(self, data: Chunk, media_type: str = "") -> Digest:
         """See :meth:`BlobStore.put`."""

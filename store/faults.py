@@ -11,6 +11,10 @@ from typing import ClassVar
 
 from adaptrix.schema.errors import AccessDenied, AdaptrixError, PolicyRefused, StoreError
 
+LITTLE_BYTES = 128 << 10
+"""Free bytes with which the index can no longer be written."""
+_GC_HELPS = " (adaptrix gc may help)"
+
 
 class DiskFull(StoreError):
     """No room, or no quota, for what was to be written. Nothing of it is kept.
@@ -24,11 +28,13 @@ class DiskFull(StoreError):
 
     def __init__(self, *, where: str, needed_bytes: int | None, free_bytes: int | None) -> None:
         needed = "more space" if needed_bytes is None else f"{needed_bytes} bytes"
+        # Forgetting takes some room itself: on a disk without any, gc cannot begin.
+        more = "" if free_bytes is not None and free_bytes < LITTLE_BYTES else _GC_HELPS
         free = "" if free_bytes is None else f", {free_bytes} bytes are free"
         super().__init__(
             f"disk full: {needed} needed{free}",
             where=where,
-            hint="Free some space (adaptrix gc may help), or set ADAPTRIX_HOME to another disk.",
+            hint=f"Free some space{more}, or set ADAPTRIX_HOME to another disk.",
         )
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from adaptrix.store.home import Home
     from adaptrix.store.index import Index
 
-_READ_BYTES = 1 << 20
 Progress = Callable[[int], None]
 
 
@@ -78,7 +75,7 @@ def check(
     """
     if repair and home.read_only:
         raise StoreReadOnly(where=str(home.path))
-    with nullcontext() if home.read_only else home.lease():
+    with home.lease():
         sizes, problems, damaged, hashed = _blobs(home.blobs, 0.0 if quick else sample, progress)
         quarantined = [_quarantine(home, digest) for digest in damaged] if repair else []
         for digest in quarantined:
@@ -122,23 +119,13 @@ def _blobs(
         sizes[digest] = size_bytes
         if sample < 1 and random.random() >= sample:  # noqa: S311 - no secret
             continue
-        actual = _hash(blobs, digest, progress)
+        actual = blobs.rehash(digest, progress)
         hashed += size_bytes
         if actual != digest:
             message = f"holds {actual} ({size_bytes} bytes)"
             problems.append(Problem.of("corrupt_blob", message, where=str(digest)))
             damaged.append(digest)
     return sizes, problems, damaged, hashed
-
-
-def _hash(blobs: DiskStore, digest: Digest, progress: Progress | None) -> Digest:
-    running = hashlib.sha256()
-    with blobs.open(digest) as stream, translated(blobs.place(digest)):
-        while block := stream.read(_READ_BYTES):
-            running.update(block)
-            if progress is not None:
-                progress(len(block))
-    return Digest(running.hexdigest())
 
 
 def _versions(found: Scan, sizes: dict[Digest, int]) -> Iterator[Problem]:

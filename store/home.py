@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,6 @@ from adaptrix.schema import media_types
 from adaptrix.schema.descriptor import Descriptor
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import (
-    AdaptrixError,
     FormatError,
     InvalidReference,
     NotFound,
@@ -45,10 +44,8 @@ from adaptrix.store.references import Clock, References
 from adaptrix.store.usage import Usage, measure
 
 if TYPE_CHECKING:
-    from sqlmodel import Session
-
-    from adaptrix.store.database import Database
     from adaptrix.store.index import Index
+    from adaptrix.store.opening import IndexFile
 
 INDEX_FILE = "adaptrix.sqlite3"
 LOCK_FILE = "lock"
@@ -125,8 +122,9 @@ class Home:
         if self._opened is None:
             from adaptrix.store.index import Index  # noqa: PLC0415 - 0.25 s of imports
 
-            self._opened = Index(self._open_database())
-            if not self.read_only:
+            database = self._index_file().open(read_only=self.read_only)
+            self._opened = Index(database)
+            if not database.read_only:
                 self.references.settle()
         return self._opened
 
@@ -150,9 +148,13 @@ class Home:
     def lease(self, *, timeout_s: float = 60.0) -> AbstractContextManager[None]:
         """Hold off ``gc`` for the block: for what takes long between blobs and name.
 
+        Where nothing can be written, nothing is held: that is for reading and for dry runs.
+
         Raises:
             StoreBusy: a collection went on for longer than ``timeout_s``.
         """
+        if self.read_only:
+            return nullcontext()
         return locked(self.path / LOCK_FILE, shared=True, timeout_s=timeout_s)
 
     def add_version(
@@ -264,7 +266,7 @@ class Home:
             # Too damaged to be emptied: start with a new file.
             self.close()
             with locked(self.path / f"{INDEX_FILE}.lock"):
-                aside = _set_aside(self.path / INDEX_FILE)
+                aside = self._index_file().set_aside()
             self._notice(f"{error}; set aside as {aside.name}")
             return self._refill()
 
@@ -320,40 +322,10 @@ class Home:
                 message = f"expected {layer.size_bytes} bytes, the store has {size_bytes}"
                 raise StoreError(message, where=f"blob {layer.digest}", code="corrupt_blob")
 
-    def _open_database(self) -> Database:
-        from adaptrix.store.database import CorruptIndex, Database  # noqa: PLC0415 - see index
+    def _index_file(self) -> IndexFile:
+        from adaptrix.store.opening import IndexFile  # noqa: PLC0415 - 0.25 s of imports
 
-        path = self.path / INDEX_FILE
-        if self.read_only:
-            try:
-                return Database.open_read_only(path)
-            except AdaptrixError as error:
-                self._notice(f"index not readable ({error}); read from the blobs instead")
-                return Database.in_memory(path, self._fill)
-        try:
-            return self._open_or_create(path)
-        except CorruptIndex:
-            with locked(self.path / f"{INDEX_FILE}.lock"):
-                try:  # somebody may have put it right while we waited
-                    return self._open_or_create(path)
-                except CorruptIndex as error:
-                    aside = _set_aside(path)
-                    self._notice(f"{error}; set aside as {aside.name}, rebuilt from blobs")
-                return self._open_or_create(path)
-
-    def _open_or_create(self, path: Path) -> Database:
-        from adaptrix.store.database import Database  # noqa: PLC0415 - see index
-
-        return Database.open(path, self._fill)
-
-    def _fill(self, session: Session) -> None:
-        from adaptrix.store.transaction import IndexTransaction  # noqa: PLC0415 - see index
-
-        report = fill(IndexTransaction(session), scan(self.blobs))
-        if report.versions or report.moves:
-            self._notice("the index was rebuilt from the blobs")
-        for problem in report.problems:
-            self._notice(f"{problem.where}: {problem.message}")
+        return IndexFile(path=self.path / INDEX_FILE, blobs=self.blobs, notice=self._notice)
 
     def _notice(self, text: str) -> None:
         self.notices.append(text)
@@ -382,19 +354,3 @@ def _check_folder(path: Path, *, create: bool) -> None:
             hint="Set ADAPTRIX_HOME to a new or an empty folder.",
             code="no_home",
         )
-
-
-def _set_aside(path: Path) -> Path:
-    """Move a bad index and its side files out of the way; returns the new name."""
-    aside = path
-    for number in range(1, 1_000_000):
-        aside = path.with_name(f"{path.name}.corrupt-{number}")
-        if not aside.exists():
-            break
-    with translated(path):
-        path.rename(aside)
-        for suffix in ("-wal", "-shm", "-journal"):
-            side = path.with_name(path.name + suffix)
-            if side.exists():
-                side.rename(aside.with_name(aside.name + suffix))
-    return aside

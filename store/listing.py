@@ -1,7 +1,8 @@
 """Names, asked of SQLite directly: pages of them for ``ls``, and what one points to.
 
-Importing the SQL toolkit takes longer than all the rest of ``adaptrix ls``, or of a plan. Whatever is not
-quite right with the file is left to :class:`~adaptrix.store.index.Index`, which mends it.
+Importing the SQL toolkit takes longer than all the rest of ``adaptrix ls``, or of a plan.
+Whatever is not quite right with the file is left to :class:`~adaptrix.store.index.Index`,
+which mends it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from adaptrix.schema.digest import Digest
 from adaptrix.store.entries import INDEX_VERSION, Listing, ReferenceRow, VersionEntry
@@ -62,10 +63,10 @@ def _asked(path: Path, ask: Callable[[sqlite3.Connection], T]) -> T | None:
         return None
 
 
-def _listing(row: tuple[str, ...], columns: list[str]) -> Listing:
+def _listing(row: tuple[Any, ...], columns: list[str]) -> Listing:
     name, tag, target = row[:3]
     reference = ReferenceRow(name=name, tag=tag, digest=Digest.parse(target))
-    values = dict(zip(columns, row[3:], strict=True))
+    values: dict[str, Any] = dict(zip(columns, row[3:], strict=True))
     if values["digest"] is None:
         return Listing(reference=reference, version=None)
     plain = {key: values[key] for key in VersionEntry.__slots__ if key not in _READ}
@@ -74,6 +75,6 @@ def _listing(row: tuple[str, ...], columns: list[str]) -> Listing:
         tensors_digest=Digest.parse(values["tensors_digest"]),
         ranks=tuple(json.loads(values["ranks"])),
         capabilities=tuple(json.loads(values["capabilities"])),
-        **plain,  # type: ignore[arg-type]
+        **plain,
     )
     return Listing(reference=reference, version=version)

@@ -32,9 +32,9 @@ def load_helper(name: str, path: Path):
     return sys.modules[name]
 
 
+registries = load_helper("loopback_registry", Path(__file__).parent / "loopback" / "registry.py")
 load_helper("loopback_hub_writes", Path(__file__).parent / "loopback" / "hub_writes.py")
 loopback = load_helper("loopback_hub", Path(__file__).parent / "loopback" / "hub.py")
-registries = load_helper("loopback_registry", Path(__file__).parent / "loopback" / "registry.py")
 load_helper("docker_registry", Path(__file__).parent / "loopback" / "docker_registry.py")
 load_helper("oci_makers", Path(__file__).parent / "loopback" / "oci_makers.py")
 

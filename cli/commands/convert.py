@@ -18,7 +18,7 @@ from adaptrix.cli.options import (
     SourceArgument,
     TargetLayoutOption,
 )
-from adaptrix.cli.output import Output, size_text
+from adaptrix.cli.output import Output, size_text, would
 
 
 def convert(
@@ -52,7 +52,7 @@ def convert(
             target_layout=target_layout,
             dry_run=dry_run,
         )
-    line = (
+    line = would(dry_run) + (
         f"{report.path}  {report.source_format} -> {report.format}  {report.fidelity}  "
         f"max error {report.max_abs_error:.3g}  {report.tensors} tensors  {size_text(report.bytes)}"
     )

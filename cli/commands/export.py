@@ -8,8 +8,15 @@ from typing import Annotated
 import typer
 
 from adaptrix.cli.commands.convert import convert
-from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
-from adaptrix.cli.output import Output, size_text
+from adaptrix.cli.options import (
+    BaseOption,
+    DryRunFlag,
+    HomeOption,
+    JsonFlag,
+    QuietFlag,
+    TargetLayoutOption,
+)
+from adaptrix.cli.output import Output, size_text, would
 from adaptrix.schema.errors import UsageError
 
 
@@ -29,6 +36,8 @@ def export(
             "list every name in this home's own index.json.",
         ),
     ] = False,
+    base: BaseOption = None,
+    target_layout: TargetLayoutOption = None,
     dry_run: DryRunFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -41,13 +50,15 @@ def export(
     if oci_layout == bool(engine):
         raise UsageError("give --for FORMAT or --oci-layout", where="export")
     if oci_layout:
+        if base is not None or target_layout is not None:
+            raise UsageError("--base and --target-layout go with --for", where="export")
         _layout(reference, output, home, Output(as_json=as_json, quiet=quiet), dry_run=dry_run)
         return
     if not reference or output is None:
         raise UsageError("give NAME and -o FOLDER", where="export")
     convert(
-        reference, to=engine, output=output, dry_run=dry_run, home=home, as_json=as_json,
-        quiet=quiet,
+        reference, to=engine, output=output, base=base, target_layout=target_layout,
+        dry_run=dry_run, home=home, as_json=as_json, quiet=quiet,
     )  # fmt: skip
 
 
@@ -59,5 +70,5 @@ def _layout(
     with Registry(home) as registry:
         report = registry.export_layout(reference, output, dry_run=dry_run)
     fields = {name: getattr(report, name) for name in report.__slots__}
-    line = f"{report.path}  {report.names} names  {size_text(report.written_bytes)} written"
+    line = f"{would(dry_run)}{report.path}  {report.names} names  {size_text(report.written_bytes)} written"
     out.document(fields, lines=[line], ids=[report.path])

@@ -21,5 +21,7 @@ def init(
     with Registry(home) as registry:
         path = str(registry.settings.home if dry_run else registry.home.path)
     Output(as_json=as_json, quiet=quiet).document(
-        {"home": path}, lines=[f"registry at {path}"], ids=[path]
+        {"home": path},
+        lines=[f"{'would make a ' if dry_run else ''}registry at {path}"],
+        ids=[path],
     )

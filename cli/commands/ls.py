@@ -35,3 +35,5 @@ def ls(
         out.hint(f"there may be more: adaptrix ls --limit {limit} --after {rows[-1].reference}")
     if not rows and pattern is None:
         out.hint("nothing here yet: adaptrix pull org/repo --as NAME")
+    elif not rows:
+        out.note("note: nothing of that name")

@@ -33,3 +33,5 @@ def reflog(
     out.document({"rows": rows}, lines=lines, ids=[str(row.new or "") for row in rows])
     if rows:
         out.hint(f"adaptrix restore {rows[0].reference} undoes its last move")
+    else:
+        out.note("note: no name has moved yet")

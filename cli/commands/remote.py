@@ -49,6 +49,8 @@ def remote(
     ]
     lines = table(("NAME", "KIND", "URL", "LOGIN", ""), cells) if rows else []
     out.document({"rows": rows}, lines=lines, ids=[row.name for row in rows])
+    if action == "ls" and not rows:
+        out.hint("none yet: adaptrix remote add NAME URL")
 
 
 _FORMS = {("add", False, False), ("ls", True, True), ("rm", False, True)}

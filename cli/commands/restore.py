@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag
-from adaptrix.cli.output import Output
+from adaptrix.cli.output import Output, would
 
 
 def restore(
@@ -31,7 +31,7 @@ def restore(
     with Registry(home) as registry:
         move = registry.restore(reference, version, dry_run=dry_run)
     fields = {name: getattr(move, name) for name in move.__slots__}
-    line = (
+    line = would(dry_run) + (
         f"{move.reference}  {move.old.short if move.old else '-'} -> "
         f"{move.new.short if move.new else '-'}"
     )

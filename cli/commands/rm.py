@@ -34,5 +34,7 @@ def rm(
             confirm(f"Remove {name}?", yes=yes)
             registry.rm(reference)
     Output(as_json=as_json, quiet=quiet).document(
-        {"reference": name, "removed": not dry_run}, lines=[f"removed {name}"], ids=[name]
+        {"reference": name, "removed": not dry_run},
+        lines=[f"{'would remove' if dry_run else 'removed'} {name}"],
+        ids=[name],
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from adaptrix.cli.options import DryRunFlag, HomeOption, JsonFlag, QuietFlag, ReferenceArgument
-from adaptrix.cli.output import Output
+from adaptrix.cli.output import Output, would
 
 
 def tag(
@@ -28,5 +28,7 @@ def tag(
         made = registry.tag(reference, new_tag, dry_run=dry_run)
         digest = registry.digest(reference)
     Output(as_json=as_json, quiet=quiet).document(
-        {"reference": made, "digest": digest}, lines=[f"{made}  {digest}"], ids=[made]
+        {"reference": made, "digest": digest},
+        lines=[f"{would(dry_run)}{made}  {digest}"],
+        ids=[made],
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from adaptrix.cli.options import BaseOption, HomeOption, JsonFlag, QuietFlag, ReferenceArgument
@@ -11,6 +14,10 @@ from adaptrix.cli.output import Output
 def verify(
     reference: ReferenceArgument,
     base: BaseOption = None,
+    merged: Annotated[
+        Path | None,
+        typer.Option("--merged", help="Folder of a model: is it --base with this version merged?"),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -23,7 +30,7 @@ def verify(
 
     out = Output(as_json=as_json, quiet=quiet)
     with Registry(home) as registry:
-        report = registry.verify(reference, base=base)
+        report = registry.verify(reference, base=base, merged=merged)
     fields = {name: getattr(report, name) for name in report.__slots__}
     line = f"{report.reference}  {report.verdict}  {len(report.checks)} claims checked"
     out.document(fields, lines=[line], ids=[report.verdict])

@@ -90,6 +90,16 @@ PLAIN_FAMILIES: tuple[Family, ...] = (
         _block("", "embedding.word_embeddings h,v word_embeddings h,v output_layer v,h"), heads=_HEAD,
     ),
     _family("stable-diffusion", "unet.", _UNET),
+    _family(
+        "timm", "timm_model.",
+        _block("blocks.{}.", "attn.qkv 3h,h attn.proj h,h mlp.fc1 i,h mlp.fc2 h,i"),
+        heads=_block("", "head ?,h"),
+    ),
+    _family(
+        "eva-clip", "",
+        _block("visual.blocks.{}.", "attn.q_proj h,h attn.k_proj h,h attn.v_proj h,h attn.proj h,h "
+               "mlp.w1 i,h mlp.w2 i,h mlp.w3 h,i"),
+    ),
 )  # fmt: skip
 """Families without a transformers class, by the names of the code that they come with."""
 
@@ -115,13 +125,26 @@ FORMER_NAMES: Mapping[str, Mapping[str, Shapes]] = {
         **_block("vit.encoder.layer.{}.", _BERT_LIKE), **_block("encoder.layer.{}.", _BERT_LIKE),
     },
     "clip": {
-        f"{tower}.encoder.layers.{{}}.{name}": shapes
-        for tower in ("text_model", "vision_model")
-        for name, shapes in _block(
-            "", "self_attn.q_proj h,h self_attn.k_proj h,h self_attn.v_proj h,h "
-            "self_attn.out_proj h,h mlp.fc1 i,h mlp.fc2 h,i",
-        ).items()
+        **{
+            f"{tower}.encoder.layers.{{}}.{name}": shapes
+            for tower in ("text_model", "vision_model")
+            for name, shapes in _block(
+                "", "self_attn.q_proj h,h self_attn.k_proj h,h self_attn.v_proj h,h "
+                "self_attn.out_proj h,h mlp.fc1 i,h mlp.fc2 h,i",
+            ).items()
+        },
+        # OpenCLIP; its two towers have widths of their own.
+        **{
+            f"{tower}transformer.resblocks.{{}}.{name}": shapes
+            for tower in ("visual.", "", "text.")
+            for name, shapes in _block(
+                "", "attn ?,? attn.base_layer.out_proj ?,? attn.out_proj ?,? mlp.c_fc ?,? mlp.c_proj ?,?",
+            ).items()
+        },
     },
+    "sam": _block(
+        "image_encoder.blocks.{}.", "attn.qkv ?,? attn.proj ?,? mlp.lin1 ?,? mlp.lin2 ?,?"
+    ),
 }  # fmt: skip
 """Names that older classes or remote code of a catalogue type had, with their shapes."""
 SAME_FAMILY: Mapping[str, str] = {

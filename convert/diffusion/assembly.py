@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,11 +10,12 @@ from typing import TypeAlias
 
 from adaptrix.convert.arrays import reshape
 from adaptrix.convert.contents import Contents
+from adaptrix.convert.diffusion.alone import NORMS, blank, changes, is_norm, models_of, with_factors
 from adaptrix.convert.diffusion.bare import KEY
 from adaptrix.convert.diffusion.detection import best_pipelines, kernel_of
 from adaptrix.convert.diffusion.fused import split_update
-from adaptrix.convert.diffusion.leaves import leaves_of
-from adaptrix.convert.diffusion.models import component_of
+from adaptrix.convert.diffusion.leaves import DOWN, UP, leaves_of
+from adaptrix.convert.diffusion.models import COMPONENTS
 from adaptrix.convert.diffusion.naming import Place, Places, places
 from adaptrix.convert.diffusion.updates import Update, update_of
 from adaptrix.convert.draft import Draft, Factors
@@ -28,11 +30,21 @@ _MOST = 20
 _STATED = (
     (("sdxl", "stable-diffusion-xl"), "stable-diffusion-xl"),
     (("sd3", "stable-diffusion-3"), "stable-diffusion-3"),
-    (("sd_v", "stable-diffusion-v"), "stable-diffusion"),
-    (("flux2", "flux-2"), "flux2"), (("flux",), "flux"), (("wan",), "wan"),
-    (("hunyuan",), "hunyuan-video"), (("qwen",), "qwen-image"), (("lumina",), "lumina2"),
+    (("sd-v", "stable-diffusion-v"), "stable-diffusion"),
+    (("flux2", "flux-2"), "flux2"), (("flux",), "flux"), (("chroma",), "chroma"),
+    (("wan",), "wan"), (("hunyuan-video-1-5",), "hunyuan-video-1.5"),
+    (("hunyuan-image",), "hunyuan-image"), (("hunyuan", "framepack"), "hunyuan-video"),
+    (("qwen",), "qwen-image"), (("lumina",), "lumina2"), (("z-image", "zimage"), "z-image"),
+    (("kandinsky-5", "kandinsky5"), "kandinsky5"), (("ideogram",), "ideogram4"),
+    (("krea-2", "krea2"), "krea2"), (("anima", "cosmos"), "cosmos"), (("ltx-2", "ltx2"), "ltx-2"),
+    (("ltx",), "ltx-video"), (("hidream-i1",), "hidream"), (("auraflow",), "auraflow"),
+    (("pixart",), "pixart"),
 )  # fmt: skip
-"""Families by how sd-scripts and musubi-tuner begin their names of base models."""
+"""Families by how trainers begin their names of base models, with ``-`` for ``_`` and ``.``."""
+_OWN_NAMES = {
+    "wan", "hunyuan-video", "flux2", "lumina2", "z-image", "ideogram4", "cosmos", "krea2",
+}  # fmt: skip
+"""Namings of one family; those of Flux and Stable Diffusion are also their successors'."""
 
 
 @dataclass(slots=True)
@@ -67,13 +79,18 @@ def read_modules(
     """
     replaced = replacements or {}
     leaves = leaves_of(name for name in contents.tensors if name not in replaced)
-    named = places(leaves.groups)
+    sizes = _sizes(leaves.groups, contents.tensors)
+    named = places(leaves.groups, sizes)
+    alone = any(set(parts) == {"diff_b"} for parts in leaves.groups.values())
+    paths = {name: place.paths for name, place in named.found.items()} if alone else {}
+    models = models_of(paths, sizes) if alone else ()
     found = _Found(unknown=list(leaves.unknown))
     _tokens(leaves.tokens, found)
-    _unplaced(named, leaves.groups, found)
+    _unplaced(named, leaves.groups, contents.tensors, found)
     for name, place in named.found.items():
         keys = leaves.groups[name]
-        parts = {part: contents.tensors[key] for part, key in keys.items()}
+        stored = {part: contents.tensors[key] for part, key in keys.items()}
+        parts = with_factors(stored, place.paths, models)
         made = _made(name, place, parts, options.alpha, split_alpha=split_alpha)
         _add(made, name, keys, found)
     if leaves.unknown:
@@ -92,7 +109,7 @@ def read_modules(
         unknown=tuple(found.unknown),
         problems=tuple(found.problems[:_MOST]),
         base_name=declared_base(contents),
-        architecture=stated_family(contents),
+        architecture=stated_family(contents) or _named_family(named),
         layout=layout if named.naming == "diffusers" else f"{layout}-{named.naming}",
         needs_base=BaseRequirement.MERGE if dora else BaseRequirement.NONE,
         fidelity=Fidelity.ROUNDING if found.computed else Fidelity.EXACT,
@@ -100,10 +117,23 @@ def read_modules(
     )
 
 
+def _sizes(
+    groups: Mapping[str, Mapping[str, str]], tensors: Mapping[str, LazyTensor]
+) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of the modules that have a plain pair of matrices."""
+    found = {}
+    for name, keys in groups.items():
+        if DOWN in keys and UP in keys:
+            down, up = tensors[keys[DOWN]].shape, tensors[keys[UP]].shape
+            if len(down) == len(up) == 2:
+                found[name] = (up[0], down[1])
+    return found
+
+
 def one_component(factors: Iterable[Factors]) -> dict[str, Json]:
     """The component as a setting of the adapter, when all modules are of one."""
-    found = {component_of(pair.path) for pair in factors}
-    return {KEY: found.pop()} if len(found) == 1 and "" not in found else {}
+    found = {pair.path.partition(".")[0] for pair in factors}
+    return {KEY: found.pop()} if len(found) == 1 and found <= set(COMPONENTS) else {}
 
 
 def declared_base(contents: Contents) -> str:
@@ -120,10 +150,16 @@ def stated_family(contents: Contents) -> str:
     for key in ("ss_base_model_version", "modelspec.architecture"):
         value = contents.metadata.get(key)
         if isinstance(value, str):
-            found = next((f for words, f in _STATED if value.lower().startswith(words)), "")
+            plain = re.sub(r"[_.]", "-", value.lower())
+            found = next((f for words, f in _STATED if plain.startswith(words)), "")
             if found:
                 return found
     return ""
+
+
+def _named_family(named: Places) -> str:
+    """The family whose first code alone has such names, or ``""``."""
+    return named.naming if named.alone and named.naming in _OWN_NAMES else ""
 
 
 def _tokens(tokens: Iterable[str], found: _Found) -> None:
@@ -135,9 +171,26 @@ def _tokens(tokens: Iterable[str], found: _Found) -> None:
         found.problems.append(Problem.of("token_embeddings", message, where=names[0]))
 
 
-def _unplaced(named: Places, groups: Mapping[str, Mapping[str, str]], found: _Found) -> None:
+def _unplaced(
+    named: Places,
+    groups: Mapping[str, Mapping[str, str]],
+    tensors: Mapping[str, LazyTensor],
+    found: _Found,
+) -> None:
+    parts = {name: {p: tensors[k] for p, k in groups[name].items()} for name in named.missing}
+    norms = [name for name, group in parts.items() if is_norm(group)]
+    changed = [name for name in norms if changes(parts[name])]
+    for name in norms:
+        reason = NORMS if name in changed else "all zero: changes nothing"
+        found.ignored += [IgnoredTensor(name=k, reason=reason) for k in groups[name].values()]
+    if changed:
+        message = f"{len(changed)} modules: {NORMS}"
+        found.problems.append(Problem.of("unsupported_method", message, where=changed[0]))
     for names, reason in (
-        (named.missing, "no module of a diffusion model that is known here has the name"),
+        (
+            [name for name in named.missing if name not in norms],
+            "no module of a diffusion model that is known here has the name",
+        ),
         (named.ambiguous, "several modules can be meant by the name"),
     ):
         found.unknown += [key for name in names for key in groups[name].values()]
@@ -224,15 +277,9 @@ def with_biases(factors: list[Factors]) -> tuple[Factors, ...]:
         return tuple(factors)
     return tuple(
         pair if pair.bias_delta is not None or not pair.b.shape
-        else replace(pair, bias_delta=zeros(pair.b.shape[0], pair.b))
+        else replace(pair, bias_delta=blank((pair.b.shape[0],), pair.b))
         for pair in factors
     )  # fmt: skip
-
-
-def zeros(count: int, like: LazyTensor) -> LazyTensor:
-    """A vector of zeros in ``like``'s dtype."""
-    size = count * like.dtype.itemsize
-    return replace(like, shape=(count,), load=lambda: bytes(size))
 
 
 def _notes(found: _Found) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from adaptrix.convert.architecture.detect import Detection, Observation
 from adaptrix.convert.architecture.dimensions import Dimensions
@@ -31,6 +32,8 @@ _BLOCKS = re.compile(r"(down_blocks|up_blocks|mid_block|(?:single_)?transformer_
 """How paths of a bare network begin that no language model has."""
 _UNNAMED, _MISSHAPEN, _OTHER, _STATED, _PARTIAL = 1e-6, 1e-4, 1e-5, 1e3, 0.1
 _SHOWN = 0.005
+Kinds: TypeAlias = Mapping[str, set[str]]
+"""Paths with ``{}`` for numbers, by component."""
 _FEW = 0.1
 """Largest share of names that the nearest model lacks, for it to be of that family."""
 _NAMED = 0.5
@@ -46,8 +49,9 @@ def detect_diffusion(observations: Sequence[Observation], stated: str = "") -> D
     if not observations or not all(component_of(placed_path(o.path)) for o in observations):
         return None
     placed = [_placed(o) for o in observations]
+    kinds = _kinds(placed)
     weights = {
-        p.name: _weight(p, placed) + math.log(_STATED if p.family == stated else 1)
+        p.name: _weight(p, placed, kinds) + math.log(_STATED if _is_stated(p, stated) else 1)
         for p in pipelines()
     }
     best = max(weights.values())
@@ -80,6 +84,12 @@ def detect_diffusion(observations: Sequence[Observation], stated: str = "") -> D
     )
 
 
+def _is_stated(pipeline: Pipeline, stated: str) -> bool:
+    """Hunyuan's image model and its later video model have the names of the first one."""
+    family = "hunyuan-video" if pipeline.family == "hunyuan-image" else pipeline.family
+    return bool(stated) and (family == stated or family.startswith(f"{stated}-1"))
+
+
 def placed_path(path: str) -> str:
     """A canonical path; one of a bare network gets the component that its class is."""
     if component_of(path) or not (match := _BLOCKS.match(path)):
@@ -95,24 +105,24 @@ def _placed(seen: Observation) -> Observation:
     )
 
 
-def _weight(pipeline: Pipeline, seen: Sequence[Observation]) -> float:
+def _weight(pipeline: Pipeline, seen: Sequence[Observation], kinds: Kinds) -> float:
     """Logarithm of prior times likelihood."""
     known = [pipeline.module(o.path) for o in seen]
     misshapen = any(
         module is not None and not _same(module, o) for module, o in zip(known, seen, strict=True)
     )
     score = math.log(pipeline.prior) + min(_lacking(pipeline, seen), 40) * math.log(_UNNAMED)
-    score += 0.0 if _is_whole(pipeline, seen) else math.log(_PARTIAL)
+    # Whether all layers of the kinds that were seen were seen.
+    whole = sum(pipeline.layers_of(*kind) for kind in kinds.items()) == len(seen)
+    score += 0.0 if whole else math.log(_PARTIAL)
     return score + (math.log(_MISSHAPEN) if misshapen else 0.0)
 
 
-def _is_whole(pipeline: Pipeline, seen: Sequence[Observation]) -> bool:
-    """Whether all layers of the kinds that were seen were seen."""
+def _kinds(seen: Sequence[Observation]) -> Kinds:
     kinds: dict[str, set[str]] = {}
     for component, _, rest in (o.path.partition(".") for o in seen):
         kinds.setdefault(component, set()).add(NUMBER.sub("{}", rest))
-    wanted = (pipeline.layers_of(component, found) for component, found in kinds.items())
-    return sum(wanted) == len(seen)
+    return kinds
 
 
 def _lacking(pipeline: Pipeline, seen: Iterable[Observation]) -> int:

@@ -17,12 +17,6 @@ from adaptrix.convert.numeric import np
 from adaptrix.schema.adapter import Scale
 from adaptrix.schema.tensor import LazyTensor
 
-_RATIOS = {
-    "ff.net.0.proj": (4, 1), "ff.net.2": (1, 4), "ff_context.net.0.proj": (4, 1),
-    "ff_context.net.2": (1, 4), "proj_out": (1, 5),
-}  # fmt: skip
-"""Outputs to inputs of layers whose original names later models use for other shapes."""
-
 
 def split_update(update: Update, place: Place, *, split_alpha: bool) -> list[tuple[str, Update]]:
     """The update of each of ``place.paths``.
@@ -31,12 +25,14 @@ def split_update(update: Update, place: Place, *, split_alpha: bool) -> list[tup
         ValueError: the rows do not divide as the layer's parts need.
     """
     out, width = update.b.shape[0], update.a.shape[1]
+    if not place.fits((out, width)):
+        tail = ", ".join(path.rpartition(".")[2] for path in place.paths)
+        raise ValueError(f"{out}×{width} is not the {tail} of a model with these names")
     if len(place.paths) == 1:
-        _check_ratio(place.paths[0], out, width, native=place.native)
         if place.swapped or (place.final_swapped and out == 2 * width):
             update = _taken(update, _halves_swapped(out))
         return [(place.paths[0], update)]
-    sizes = part_sizes(len(place.paths), out, width)
+    sizes = part_sizes(place.shares, out)
     starts = np.cumsum([0, *sizes])
     rows = [slice(int(a), int(b)) for a, b in pairwise(starts)]
     if split_alpha and _is_block_diagonal(update.b, rows):
@@ -46,28 +42,16 @@ def split_update(update: Update, place: Place, *, split_alpha: bool) -> list[tup
     return list(zip(place.paths, parts, strict=True))
 
 
-def part_sizes(parts: int, out: int, width: int) -> list[int]:
-    """Rows of each part: three equal ones, or three of ``width`` and the rest.
+def part_sizes(shares: tuple[int, ...], out: int) -> list[int]:
+    """Rows of each part of a layer of ``out`` rows.
 
     Raises:
-        ValueError: they do not add up.
+        ValueError: they do not divide so.
     """
-    if parts == 3:
-        if out % 3:
-            raise ValueError(f"{out} rows are not q, k and v of one size")
-        return [out // 3] * 3
-    if out != 7 * width:
-        raise ValueError(f"{out} rows for {width} inputs are not q, k, v and a fourfold MLP")
-    return [width, width, width, out - 3 * width]
-
-
-def _check_ratio(path: str, out: int, width: int, *, native: bool) -> None:
-    block = "single_transformer_blocks." if path.endswith("proj_out") else "transformer_blocks."
-    if not native or block not in path:
-        return
-    for tail, (rows, columns) in _RATIOS.items():
-        if path.endswith("." + tail) and out * columns != width * rows:
-            raise ValueError(f"{out}×{width} is not the {tail} of a model with these names")
+    unit, left = divmod(out, sum(shares))
+    if left:
+        raise ValueError(f"{out} rows do not divide as {':'.join(map(str, shares))}")
+    return [share * unit for share in shares]
 
 
 def _halves_swapped(rows: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 DOWN, UP, MID, ALPHA, MAGNITUDE, BIAS = "down", "up", "mid", "alpha", "magnitude", "bias"
 _WRAP = r"(?:lora\.|lora_linear_layer\.)?"
 _PARTS: Mapping[str, str] = {
-    DOWN: rf"lora_down\.weight|lora_A(?:\.default)?\.weight|{_WRAP}down\.weight",
-    UP: rf"lora_up\.weight|lora_B(?:\.default)?\.weight|{_WRAP}up\.weight",
+    DOWN: rf"lora_down\.weight|lora_A(?:\.[\w-]+)?\.weight|{_WRAP}down\.weight",
+    UP: rf"lora_up\.weight|lora_B(?:\.[\w-]+)?\.weight|{_WRAP}up\.weight",
     MID: r"lora_mid\.weight",
     ALPHA: rf"{_WRAP}alpha",
-    MAGNITUDE: r"dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?",
-    BIAS: r"lora_B(?:\.default)?\.bias|lora_up\.bias",
+    MAGNITUDE: r"dora_scale|lora_magnitude_vector(?:\.[\w-]+){0,2}",
+    BIAS: r"lora_B(?:\.[\w-]+)?\.bias|lora_up\.bias",
     "lycoris": r"hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12])|diff(?:_b)?|[wb]_norm"
     r"|oft_blocks|oft_diag|rescale|[ab][12]\.weight|on_input|bias_indices|bias_size|bias_values",
 }  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -162,6 +162,18 @@ def unflattened(component: str, flat: str) -> frozenset[str]:
     numbers = NUMBER.findall(flat)
     forms = templates(component).get(NUMBER.sub("{}", flat), frozenset())
     return frozenset(form.format(*numbers) for form in forms)
+
+
+def has_size(
+    paths: Sequence[str], size: tuple[int, int], models: Sequence[Pipeline] | None = None
+) -> bool:
+    """Whether some model has all of ``paths`` and they are together a layer of ``(out, in)``."""
+    for pipeline in pipelines() if models is None else models:
+        found = [module for path in paths if (module := pipeline.module(path)) is not None]
+        total = (sum(m.out_features for m in found), *{m.in_features for m in found})
+        if len(found) == len(paths) and total == size:
+            return True
+    return False
 
 
 def component_of(path: str) -> str:

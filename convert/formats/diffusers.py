@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from adaptrix.convert.contents import Contents
 from adaptrix.convert.diffusion.assembly import read_modules
-from adaptrix.convert.diffusion.models import COMPONENTS, component_of
+from adaptrix.convert.diffusion.models import COMPONENTS
 from adaptrix.convert.diffusion.recognising import DIFFUSERS, recognised_as
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition
 from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
@@ -43,7 +43,8 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
     if not configs or any(problem.code == "invalid_config" for problem in problems):
         return replace(draft, problems=(*draft.problems, *problems))
     factors, found = _scaled(draft.factors, configs)
-    kept = [p for p in draft.problems if p.code != "assumed_alpha"]
+    told = all(f.path.partition(".")[0] in configs or "" in configs for f in factors)
+    kept = [p for p in draft.problems if p.code != "assumed_alpha" or not told]
     return replace(draft, factors=factors, problems=(*kept, *problems, *found))
 
 
@@ -74,14 +75,15 @@ def _scaled(
     """Give the pairs of each component the scale that its configuration says."""
     problems: list[Problem] = []
     scales: dict[str, Scale] = {}
-    for component in sorted({component_of(pair.path) for pair in factors}):
+    # The first part of the path, also where no known pipeline has the rest of it.
+    for component in sorted({pair.path.partition(".")[0] for pair in factors}):
         config = configs.get(component, configs.get(""))
         if config is None or config.alpha is None:
             continue
         ranks = {
             pair.path.removeprefix(f"{component}."): pair.rank
             for pair in factors
-            if component_of(pair.path) == component and pair.rank
+            if pair.path.startswith(f"{component}.") and pair.rank
         }
         try:
             settings, found = resolve(config, ranks)

@@ -3,13 +3,14 @@
 Shapes are PEFT's (``lora_a (r, in)``, ``lora_b (out, r)``), except that ``token_embd`` has
 ``lora_a`` transposed. At run time the scale is ``alpha / r``, and 1 when alpha is 0 or
 absent (llama.cpp, ``src/llama-adapter.h``, ``get_scale``). Rows of q and k of llama are
-stored in pairs (``LlamaModel.permute``) and are put back, which needs the head counts.
+stored in pairs (``LlamaModel.permute``), rows of a fused q, k, v in blocks; they are put
+back, which needs the head counts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
@@ -17,8 +18,13 @@ from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.arrays import take_rows, transpose
 from adaptrix.convert.contents import Contents
 from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
-from adaptrix.convert.gguf_names import ARCHITECTURES, FUSED_QKV, OUTER, GgufArchitecture
+from adaptrix.convert.formats.gguf_experts import joined, sliced
+from adaptrix.convert.gguf_names import ARCHITECTURES, FUSED_QKV, GgufArchitecture
+from adaptrix.convert.layouts import heads as layouts
+from adaptrix.convert.layouts.forms import QKV
 from adaptrix.convert.layouts.phi import split
+from adaptrix.convert.layouts.rotary import half_rows
+from adaptrix.convert.layouts.row_orders import part_rows
 from adaptrix.convert.numeric import np
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers.gguf import write
@@ -27,9 +33,7 @@ from adaptrix.schema.canonical import Json
 from adaptrix.schema.report import Problem
 from adaptrix.schema.tensor import LazyTensor
 
-_NAME = re.compile(
-    r"(?:blk\.(?P<layer>\d{1,4})\.)?(?P<module>[\w.]+?)\.weight\.lora_(?P<side>[ab])"
-)
+_NAME = re.compile(r"(?P<module>[\w.]+?)\.weight\.lora_(?P<side>[ab])")
 
 
 def recognise(contents: Contents) -> Recognition | None:
@@ -61,8 +65,10 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
             problems_found.append(Problem.of("unpaired_factor", message, where=path))
             unknown += sides.values()
         else:
-            factors.append(_factors(path, sides, contents.tensors))
+            factors += sliced(_factors(path, sides, contents.tensors))
     factors, found = _scaled(factors, fields, options)
+    problems_found += found
+    factors, found = joined(factors, read=options.check_values)
     problems_found += found
     base_name = _base_name(fields)
     factors, found = _reordered(factors, architecture, base_name, options)
@@ -77,14 +83,21 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         unknown=tuple(unknown),
         problems=tuple(problems_found),
         base_name=base_name,
-        architecture=_family(architecture, base_name, options),
+        architecture=_family(architecture, base_name, options, factors),
         layout="gguf",
         task_type="CAUSAL_LM",
     )
 
 
-def _family(architecture: GgufArchitecture, base_name: str, options: ReadOptions) -> str:
+def _family(
+    architecture: GgufArchitecture,
+    base_name: str,
+    options: ReadOptions,
+    factors: Sequence[Factors],
+) -> str:
     """The base's own type where llama.cpp loads several types as one architecture."""
+    if architecture.with_experts and any(f.kind is ModuleKind.PARAMETER for f in factors):
+        return architecture.with_experts
     known = known_base(base_name.replace(" ", "-"))
     stated = str((options.base_config or {}).get("model_type", ""))
     named = stated or (known.family if known else "")
@@ -116,8 +129,8 @@ def _pairs(
     pairs: dict[str, dict[str, str]] = {}
     unknown: list[str] = []
     for name in tensors:
-        path = _path(name, architecture)
         match = _NAME.fullmatch(name)
+        path = architecture.path_of(match["module"]) if match else None
         if path is None or match is None:
             unknown.append(name)
         else:
@@ -125,19 +138,9 @@ def _pairs(
     return pairs, unknown
 
 
-def _path(name: str, architecture: GgufArchitecture) -> str | None:
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    if match["layer"] is None:
-        return OUTER.get(match["module"])
-    tail = architecture.blocks.get(match["module"])
-    return None if tail is None else f"model.layers.{int(match['layer'])}.{tail}"
-
-
 def _factors(path: str, sides: Mapping[str, str], tensors: Mapping[str, LazyTensor]) -> Factors:
     a, b = tensors[sides["a"]], tensors[sides["b"]]
-    embedding = path.endswith("embed_tokens")
+    embedding = sides["a"].startswith("token_embd.")
     if embedding and len(a.shape) == 2:
         a = transpose(a)
     source = sides["a"].removesuffix(".lora_a")
@@ -189,7 +192,7 @@ def _reordered(
     base_name: str,
     options: ReadOptions,
 ) -> tuple[list[Factors], list[Problem]]:
-    """Split Phi's fused input; put rows of llama's q and k back."""
+    """Split Phi's fused input; put rows that are ordered by head back."""
     found: list[Factors] = []
     problems: list[Problem] = []
     known = known_base(base_name.replace(" ", "-"))
@@ -197,39 +200,47 @@ def _reordered(
     sizes = dimensions_of(config) if config else known.dimensions if known else Dimensions()
     for pair in factors:
         if not all(len(t.shape) == 2 for t in (pair.a, pair.b)):
-            pass  # the check of shapes reports it
+            found.append(pair)  # the check of shapes reports it
         elif pair.path.endswith(FUSED_QKV):
             if pair.b.shape[0] == 3 * pair.a.shape[-1]:
                 found += split(pair, pair.path.removesuffix(".Wqkv"), "phi-l2", None)
                 continue
             message = f"fused q, k, v of {pair.b.shape[0]} rows, {3 * pair.a.shape[-1]} wanted"
             problems.append(Problem.of("shape_mismatch", message, where=pair.path))
-        elif architecture.permuted and pair.path.endswith(("q_proj", "k_proj")):
-            heads = sizes.heads if pair.path.endswith("q_proj") else sizes.kv_heads or sizes.heads
-            if heads is None or pair.b.shape[0] % (2 * heads):
+            found.append(pair)
+        else:
+            rows = _original_rows(pair, architecture, sizes, config)
+            if rows is None:
                 problems.append(_heads_unknown(pair.path))
-            else:
-                rows = unpaired_rows(pair.b.shape[0], heads)
-                found.append(replace(pair, b=take_rows(pair.b, rows)))
-                continue
-        found.append(pair)
+            found.append(replace(pair, b=take_rows(pair.b, rows)) if rows else pair)
     return found, problems[:1]
 
 
-def unpaired_rows(rows: int, heads: int) -> list[int]:
-    """Rows of a paired q or k in the order of transformers (rotate-half).
-
-    llama.cpp stores ``view(heads, 2, size/2).swapaxes(1, 2)`` of it; this is the inverse.
-    """
-    size = rows // heads
-    order = np.arange(rows).reshape(heads, size // 2, 2).swapaxes(1, 2).reshape(-1)
-    return [int(row) for row in order]
+def _original_rows(
+    pair: Factors,
+    architecture: GgufArchitecture,
+    sizes: Dimensions,
+    config: Mapping[str, Json] | None,
+) -> list[int] | None:
+    """Rows of ``B`` in the order of transformers; ``[]`` where they are, None when unknown."""
+    total = pair.b.shape[0]
+    if architecture.permuted and pair.path.endswith(("q_proj", "k_proj")):
+        heads = sizes.heads if pair.path.endswith("q_proj") else sizes.kv_heads or sizes.heads
+        return None if heads is None or total % (2 * heads) else half_rows(total, heads)
+    if architecture.order == "blocks" or not pair.source.endswith("attn_qkv.weight"):
+        return []
+    counts = layouts.heads_of(architecture.family, sizes, config)
+    parts = part_rows(architecture.order, QKV, total, counts)
+    if parts is None:
+        return None
+    stored = np.concatenate([parts[part] for part in QKV])
+    return [int(row) for row in np.argsort(stored)]
 
 
 def _heads_unknown(path: str) -> Problem:
     return Problem.of(
         "ambiguous_layout",
-        "rows of q and k are stored in pairs per head; the number of heads is not known",
+        "rows of q, k and v are stored by head; the number of heads is not known",
         where=path,
         hint="Pass --base with the base model's folder or id.",
     )

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from adaptrix.convert.architecture.base import NamedBase, model_id, named_base
 from adaptrix.convert.contents import Contents
-from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
+from adaptrix.convert.draft import Draft, Factors, Format, Recognition, placed_draft
 from adaptrix.convert.keys import strip_wrappers
 from adaptrix.convert.layouts.decoder import DECODERS, module_path
 from adaptrix.convert.merged_rows import PARTS, Enabled, blocks_of, enabled_parts, separate
@@ -32,7 +32,9 @@ from adaptrix.schema.adapter import Scale
 from adaptrix.schema.report import Problem
 
 _RULE = suffix_rule(".lora_A", ".lora_B")
-_MODULE = re.compile(r"transformer\.h\.(\d{1,4})\.(attn\.(?:qkv|attn|proj)|mlp\.\w+)|lm_head")
+_MODULE = re.compile(
+    r"transformer\.h\.(\d{1,4})\.(attn\.(?:qkv|attn|proj)|mlp\.(?:fc(?:_[12])?|proj|gate))|lm_head"
+)
 TAILS = {"attn.proj": "o", "mlp.fc_1": "gate", "mlp.fc_2": "up", "mlp.proj": "down", "mlp.fc": "fc"}
 _QKV = ("attn.qkv", "attn.attn")
 _FLAGS = {"q": "lora_query", "k": "lora_key", "v": "lora_value"}
@@ -42,6 +44,8 @@ def recognise(contents: Contents) -> Recognition | None:
     """All factors are of LitGPT's GPT class."""
     found = [r for name in contents.tensors if (r := _rule(name)) is not None]
     hits = [path for path, _ in found if (m := _MODULE.fullmatch(path)) and m[1]]
+    if not hits and found and stored_flag(contents, "lora_head"):
+        hits = [path for path, _ in found if path == "lm_head"]
     if not hits or len(hits) * 2 < len(found):
         return None
     evidence = f"{len(hits)} of {len(contents.tensors)} keys are factors of LitGPT's GPT class"
@@ -63,28 +67,16 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         flags = tuple(p for p in PARTS if stored_flag(contents, _FLAGS[p]))
         for pair in factors:
             placed += _placed(pair, base, options.merged_parts or flags, found)
-    if found:
-        return refuse(
-            contents,
-            method="lora",
-            problems=(*pairs.problems, *problems, found[0]),
-            reason="not placed in the base model",
-            base_name=place,
-        )
-    return Draft(
-        total=len(contents.tensors),
-        factors=tuple(placed),
-        unknown=pairs.unknown,
-        problems=(*pairs.problems, *problems),
-        base_name=place,
-        task_type="CAUSAL_LM",
-        layout="litgpt",
+    noted = (*pairs.problems, *problems)
+    return placed_draft(
+        contents, placed, pairs.unknown, noted, found, base_name=place, layout="litgpt"
     )
 
 
 def _rule(name: str) -> tuple[str, str] | None:
     bare = strip_wrappers(name)
-    return _RULE(bare.removeprefix("model.") if bare.startswith("model.transformer.") else bare)
+    inside = bare.startswith(("model.transformer.", "model.lm_head."))
+    return _RULE(bare.removeprefix("model.") if inside else bare)
 
 
 def _family_problem(base: NamedBase) -> Problem:

@@ -20,6 +20,7 @@ from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.mlx_experts import expert_pairs
 from adaptrix.convert.formats.peft_config import finite_alpha, whole_rank
 from adaptrix.convert.keys import strip_wrappers
+from adaptrix.convert.layouts.mlx import transformers_name
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers.mlx import write
 from adaptrix.schema.adapter import BaseRequirement, ModuleKind, Scale
@@ -113,10 +114,11 @@ def _group(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, dict[str, str]]
     unknown: list[str] = []
     for name in tensors:
         match = _LEAF.fullmatch(strip_wrappers(name))
-        if match is None or match["leaf"] in modules.get(match["path"], {}):
+        path = transformers_name(match["path"]) if match else ""
+        if match is None or match["leaf"] in modules.get(path, {}):
             unknown.append(name)
         else:
-            modules.setdefault(match["path"], {})[match["leaf"]] = name
+            modules.setdefault(path, {})[match["leaf"]] = name
     return modules, unknown
 
 
@@ -164,6 +166,10 @@ def _scale(config: Mapping[str, Json], options: ReadOptions) -> tuple[_Scale, li
         if absolute is None:
             message = f"a finite number, got {str(stored)[:40]}"
             return _Scale(), [Problem.of("invalid_config", message, where=where)]
+        if doubted := _other_rule(config, absolute):
+            if options.alpha is not None:
+                return _Scale(alpha=options.alpha), []
+            return _Scale(absolute), [doubted]
         if options.alpha is not None:
             message = f"--alpha {options.alpha} is not used: the file says scale {absolute}"
             return _Scale(absolute), [Problem.of("alpha_rule", message, where=where)]
@@ -173,6 +179,28 @@ def _scale(config: Mapping[str, Json], options: ReadOptions) -> tuple[_Scale, li
     message = "MLX-LM's scale is not in the file (its default was 20.0 or 10.0 by version)"
     hint = "Pass --alpha with scale × rank (20.0 at rank 8: --alpha 160)."
     return _Scale(), [Problem.of("missing_alpha", message, where=where, hint=hint)]
+
+
+def _other_rule(config: Mapping[str, Json], absolute: float) -> Problem | None:
+    """What to say of a file that MLX-LM of before June 2024 may have trained.
+
+    From January 2024 until then it applied ``scale·alpha/rank``; it has ignored ``alpha`` since,
+    and written ``num_layers`` for ``lora_layers`` since September (mlx-examples, commits
+    b1dec281, c457a3f8, 50e5ca81).
+    """
+    alpha, rank = (finite_alpha(_parameters(config).get(name)) for name in ("alpha", "rank"))
+    if alpha is None or not rank or alpha == rank:
+        return None
+    if {"num_layers", "fine_tune_type"} & config.keys():
+        return None
+    scale = absolute * alpha / rank
+    message = (
+        f"scale {absolute:g} is applied as MLX-LM does since June 2024; before, it was "
+        f"scale·alpha/rank, {scale:g}"
+    )
+    hint = f"Pass --alpha {scale * rank:g} if a version of before June 2024 trained it."
+    where = f"{CONFIG_NAME}:lora_parameters.alpha"
+    return Problem.of("alpha_rule", message, where=where, hint=hint)
 
 
 def _rank_problems(config: Mapping[str, Json], factors: list[Factors]) -> list[Problem]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from adaptrix.convert.architecture.base import NamedBase, model_id, named_base
 from adaptrix.convert.arrays import row_blocks, take_rows
 from adaptrix.convert.contents import Contents
-from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
+from adaptrix.convert.draft import Draft, Factors, Format, Recognition, placed_draft
 from adaptrix.convert.keys import strip_wrappers
 from adaptrix.convert.layouts.decoder import DECODERS, module_path
 from adaptrix.convert.layouts.grouped import group_rows, head_size
@@ -66,22 +66,9 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         heads = _heads(contents, base)
         for pair in factors:
             placed += _placed(pair, base.family, heads, found)
-    if found:
-        return refuse(
-            contents,
-            method="lora",
-            problems=(*pairs.problems, *problems, found[0]),
-            reason="not placed in the base model",
-            base_name=place,
-        )
-    return Draft(
-        total=len(contents.tensors),
-        factors=tuple(placed),
-        unknown=pairs.unknown,
-        problems=(*pairs.problems, *problems),
-        base_name=place,
-        task_type="CAUSAL_LM",
-        layout="megatron",
+    noted = (*pairs.problems, *problems)
+    return placed_draft(
+        contents, placed, pairs.unknown, noted, found, base_name=place, layout="megatron"
     )
 
 

@@ -26,6 +26,7 @@ from adaptrix.convert.formats.peft_replacements import (
     replacements,
 )
 from adaptrix.convert.formats.peft_scale import Setting, resolve
+from adaptrix.convert.formats.peft_stacked import interleaved, unstacked
 from adaptrix.convert.formats.peft_targets import kept_settings, suffixes
 from adaptrix.convert.formats.peft_variants import (
     apply_variant,
@@ -33,6 +34,7 @@ from adaptrix.convert.formats.peft_variants import (
     without_training_state,
 )
 from adaptrix.convert.keys import FACTOR_LEAVES, parse_key
+from adaptrix.convert.layouts.experts import base_path
 from adaptrix.convert.merged_linear import expand
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers.peft import DIAGONAL, KASA, write
@@ -94,10 +96,14 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
     problems = (*problems, *found)
     factors, incomplete = _pair(groups, contents.tensors, config)
     lacking = {name for path in incomplete for name in groups[path].values()}
-    raw = parameters(factors, config, named_base(options, config.base_name), options)
+    base = named_base(options, config.base_name)
+    stacks = unstacked(factors, config, base.family)
+    config = stacks.config
+    raw = parameters(stacks.factors, config, base, options)
     factors, scale_problems = _scaled(raw.modules, config, options)
     factors, variant_problems = _varied(factors, groups, contents, config, options)
-    scale_problems += [*variant_problems, *raw.problems]
+    factors = interleaved(factors, base.family)
+    scale_problems += [*variant_problems, *stacks.problems, *raw.problems]
     factors += raw.slices
     rest = replacements(contents.tensors, config, {f.path for f in factors})
     if ignored:
@@ -115,7 +121,7 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
         total=len(contents.tensors) + len(ignored) + begun.total,
         factors=tuple(factors),
         replacements=rest.replacements,
-        ignored=(*rest.ignored, *ignored, *begun.ignored),
+        ignored=(*rest.ignored, *ignored, *stacks.ignored, *begun.ignored),
         unknown=tuple(sorted({*unknown, *lacking, *rest.unknown})),
         problems=(
             *problems,
@@ -155,7 +161,7 @@ def _varied(
     base = named_base(options, config.base_name)
     plain: list[Factors] = []
     for pair in factors:
-        diagonal = groups[pair.path].get(DIAGONAL)
+        diagonal = groups.get(pair.path, {}).get(DIAGONAL)
         if variant.plain and diagonal is None:
             plain.append(pair)
             continue
@@ -348,7 +354,7 @@ def _magnitude_problems(config: PeftConfig, factors: list[Factors]) -> list[Prob
 
 def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list[Problem]:
     replaced = [r.parameter for r in rest.replacements]
-    paths = [f.path for f in factors] + replaced
+    paths = [*(f.path for f in factors), *_holders(factors), *replaced]
     weights = [f"{f.path}.weight" for f in factors] + replaced
     ends = suffixes(paths)
     listed = () if config.narrowed else config.targets or ()
@@ -364,6 +370,12 @@ def _unused(config: PeftConfig, factors: list[Factors], rest: Leftovers) -> list
         message = f"modules_to_save {', '.join(sorted(missing)[:12])} have no tensors"
         found.append(Problem.of("unused_target", message, where=CONFIG_NAME))
     return found
+
+
+def _holders(factors: list[Factors]) -> set[str]:
+    """Parameters of experts and the modules that hold them, which targets may name."""
+    whole = {base_path(f) for f in factors if f.kind is ModuleKind.PARAMETER}
+    return whole | {path.rpartition(".")[0] for path in whole}
 
 
 FORMAT = Format(name="peft", recognise=recognise, read=with_component(read), write=write)

@@ -68,6 +68,8 @@ class PeftConfig:
         matching: ``new`` (0.14 and later), ``old``, or ``""`` when the file does not tell.
         task_type, base_name, base_revision, base_class: As declared, ``""`` without.
         residual: Initialisation that changed the base, or ``""``.
+        expert_order: How the columns of stacked experts stand, as Unsloth notes it; ``""`` without.
+        unsloth: Whether Unsloth trained it: ``noted``, ``named`` after its base, or ``""``.
         extra: Settings to keep.
     """
 
@@ -93,6 +95,8 @@ class PeftConfig:
     base_revision: str = ""
     base_class: str = ""
     residual: str = ""
+    expert_order: str = ""
+    unsloth: str = ""
     extra: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -130,6 +134,8 @@ def parse_config(config: Mapping[str, Json] | None) -> tuple[PeftConfig, tuple[P
         base_revision=str(good.get("revision", "")),
         base_class=_base_class(good),
         residual="kasa" if isinstance(good.get("kasa_config"), Mapping) else _residual(good),
+        expert_order=str(good.get("lora_B_layout", "")),
+        unsloth=_by_unsloth(good),
         extra=_extra(good),
     )
     return parsed, (*problems, *_variant_problems(good))
@@ -297,6 +303,15 @@ def _matching(config: Mapping[str, Json]) -> str:
 def _base_class(config: Mapping[str, Json]) -> str:
     mapping = config.get("auto_mapping")
     return str(mapping.get("base_model_class", "")) if isinstance(mapping, Mapping) else ""
+
+
+def _by_unsloth(config: Mapping[str, Json]) -> str:
+    """Unsloth notes itself in the mapping, and has copies of base models under its name."""
+    mapping = config.get("auto_mapping")
+    if isinstance(mapping, Mapping) and mapping.get("unsloth_fixed") is True:
+        return "noted"
+    base = str(config.get("base_model_name_or_path", "")).lower()
+    return "named" if base.startswith("unsloth/") else ""
 
 
 def _init(config: Mapping[str, Json]) -> str:

@@ -17,7 +17,7 @@ from adaptrix.convert.draft import Factors
 from adaptrix.convert.formats.peft_config import PeftConfig
 from adaptrix.convert.formats.peft_scale import resolve
 from adaptrix.convert.layouts.experts import input_is_a, input_was_a, ordered, slices, votes
-from adaptrix.convert.options import ReadOptions
+from adaptrix.convert.options import UNSLOTH, ReadOptions
 from adaptrix.schema.adapter import ModuleKind, Scale
 from adaptrix.schema.errors import FormatError
 from adaptrix.schema.report import Problem
@@ -25,6 +25,16 @@ from adaptrix.schema.report import Problem
 _NEST = ".base_layer"
 _READS_HIDDEN = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 _HINT = "Pass --source-layout peft-0.18, peft-0.19.0 or peft-0.19.1: who wrote the file."
+
+_ORDERS = {"": False, "rank_major": False, "grouped_by_expert": True}
+"""Whether an expert's columns of ``B`` stand together, by Unsloth's ``lora_B_layout``."""
+_ORDER = (
+    "to September 2026 Unsloth took B's columns expert by expert, where PEFT takes every E-th, and "
+    "did not note it"
+)
+_ORDER_HINT = (
+    "Pass --source-layout unsloth, or peft-0.19.1 if a later release or PEFT itself trained it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +86,32 @@ def parameters(
     turned = _turned(stacked, config, base, hidden, options)
     if isinstance(turned, Problem):
         return Parameters(modules, [*found, *(w.pair for w in stacked)], [*problems, turned])
+    in_blocks, doubt = _order(stacked, config, options)
+    problems += doubt
     for entry in stacked:
-        found += slices(entry.pair, entry.parameter, entry.rank, entry.scale, turned=turned)
+        found += slices(
+            entry.pair, entry.parameter, entry.rank, entry.scale, turned=turned, in_blocks=in_blocks
+        )
     if turned:
         message = f"factors of {len(stacked)} parameters turned to the sides PEFT 0.19.1 reads"
         problems.append(Problem.of("renamed_modules", message))
     return Parameters(modules, found, problems)
+
+
+def _order(
+    stacked: Sequence[_Wrapped], config: PeftConfig, options: ReadOptions
+) -> tuple[bool, list[Problem]]:
+    """Whether an expert's columns of ``B`` stand together, and what is not sure of it."""
+    where = stacked[0].parameter if stacked else ""
+    if not stacked or options.source_layout is not None:
+        return options.source_layout == UNSLOTH, []
+    if config.expert_order not in _ORDERS:
+        message = f"unknown lora_B_layout {config.expert_order[:40]!r}"
+        return False, [Problem.of("invalid_config", message, where=CONFIG_NAME)]
+    if config.unsloth and not config.expert_order:
+        code = "ambiguous_layout" if config.unsloth == "noted" else "expert_order"
+        return False, [Problem.of(code, _ORDER, where=where, hint=_ORDER_HINT)]
+    return _ORDERS[config.expert_order], []
 
 
 def _flat_kind(entry: _Wrapped) -> ModuleKind:

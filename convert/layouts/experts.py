@@ -11,10 +11,11 @@ e84dd8f40). What a file has follows from its shapes; where they do not tell, fro
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from adaptrix.convert.arrays import Bits, bits, content, take_rows, transpose
+from adaptrix.convert.arrays import Bits, bits, content, take_columns, take_rows, transpose
 from adaptrix.convert.draft import Factors
 from adaptrix.schema.adapter import ModuleKind, Scale
 from adaptrix.schema.tensor import LazyTensor
@@ -69,7 +70,7 @@ def input_was_a(family: str, version: str) -> bool | None:
 
 
 def slices(
-    pair: Factors, parameter: str, rank: int, scale: Scale, *, turned: bool
+    pair: Factors, parameter: str, rank: int, scale: Scale, *, turned: bool, in_blocks: bool = False
 ) -> list[Factors]:
     """One pair per expert of PEFT's stacked factors.
 
@@ -81,12 +82,14 @@ def slices(
         rank: ``r``; divides the rows of ``A``.
         scale: Scale of each expert.
         turned: Whether the file has the other orientation.
+        in_blocks: Whether the columns of an expert stand together, as Unsloth took them.
     """
     experts = pair.a.shape[0] // rank
     found = []
     for expert in range(experts):
         a = take_rows(pair.a, slice(expert * rank, (expert + 1) * rank))
-        b = _columns(pair.b, experts, expert)
+        own = slice(expert * rank, (expert + 1) * rank)
+        b = take_columns(pair.b, own) if in_blocks else _columns(pair.b, experts, expert)
         if turned:
             a, b = transpose(b), transpose(a)
         one = replace(
@@ -96,8 +99,11 @@ def slices(
     return found
 
 
-class _Slot:
-    """The factors of one parameter by expert, kept for as long as its experts are asked for."""
+class _Slot(threading.local):
+    """The factors of one parameter by expert, kept for as long as its experts are asked for.
+
+    One for each thread: two that are at different parameters would drive out each other's.
+    """
 
     def __init__(self) -> None:
         self._held: tuple[LazyTensor, Bits] | None = None

@@ -42,6 +42,8 @@ class Form:
         fused: Fused modules by tail.
         parts: Tail of every part that is a module of its own.
         outer: Template by part outside of the blocks.
+        aliases: Part by other tails, for reading.
+        marks: Beginnings of paths, one of which must be there for the names to be this form's.
     """
 
     kin: str = ""
@@ -49,6 +51,8 @@ class Form:
     fused: Mapping[str, Fused] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     outer: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    marks: tuple[str, ...] = ("",)
 
     def named(self, part: str) -> str | None:
         """Tail under which ``part`` of a block stands apart in this form."""
@@ -68,7 +72,7 @@ class Form:
 
     def tails(self) -> Mapping[str, str]:
         """Part by tail, fused modules written apart."""
-        found = {tail: part for part, tail in self.parts.items()}
+        found = {tail: part for part, tail in self.parts.items()} | dict(self.aliases)
         for fused in self.fused.values():
             found |= dict(zip(fused.apart, fused.parts, strict=True))
         return found
@@ -94,6 +98,8 @@ _MLP = {p: f"mlp.{p}_proj" for p in ("gate", "up", "down")}
 _OUTER = {"embed": "model.embed_tokens", "head": "lm_head"}
 _LLAMA = Form(kin="llama", parts={**_ATTENTION, **_MLP}, outer=_OUTER)
 _GLM = Form(kin="glm", fused=_GATE_UP, parts={**_ATTENTION, "down": "mlp.down_proj"}, outer=_OUTER)
+_CLIP_MLP = {"out": "self_attn.out_proj", "fc": "mlp.fc1", "proj": "mlp.fc2"}
+_SAM = {p: p for p in ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")}
 _H = ("transformer.h.{}.", "h.{}.")
 _NEOX = ("gpt_neox.layers.{}.", "layers.{}.")
 FORMS: Mapping[str, Form] = {
@@ -146,6 +152,21 @@ FORMS: Mapping[str, Form] = {
         blocks=("transformer.blocks.{}.", "blocks.{}."),
         fused=_qkv("norm_attn_norm.attn.Wqkv"),
     ),
+    "clip": Form(
+        kin="clip", blocks=("vision_model.encoder.layers.{}.", "text_model.encoder.layers.{}."),
+        parts={**{p: f"self_attn.{p}_proj" for p in QKV}, **_CLIP_MLP},
+    ),
+    "open-clip": Form(
+        kin="clip",
+        blocks=("visual.transformer.resblocks.{}.", "transformer.resblocks.{}.",
+                "text.transformer.resblocks.{}."),
+        fused={"attn": Fused("blocks", QKV, tuple(f"attn.{p}_proj" for p in QKV))},
+        parts={"out": "attn.base_layer.out_proj", "fc": "mlp.c_fc", "proj": "mlp.c_proj"},
+        aliases={"attn.out_proj": "out"},
+        marks=("visual.", "text."),
+    ),
+    "sam": Form(kin="sam", blocks=("vision_encoder.layers.{}.",), parts=_SAM),
+    "segment-anything": Form(kin="sam", blocks=("image_encoder.blocks.{}.",), parts=_SAM),
     "modernbert": Form(
         fused={**_qkv("attn.Wqkv"), "mlp.Wi": Fused("blocks", ("input", "gate"), ("mlp.input_proj", "mlp.gate_proj"))},
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from adaptrix.convert.architecture.families import family_named
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.experts import slice_of
 from adaptrix.convert.layouts.fusing import CannotJoin, cut, join
@@ -46,11 +47,39 @@ class Moved:
         if len(self.problems) < _MOST:
             self.problems.append(Problem.of("unsupported_method", message, where=path))
 
+    def join(
+        self, path: str, parts: Mapping[str, Factors], rows: Rows, total: int, *, read: bool
+    ) -> None:
+        """Add the pair that ``parts`` make together; where they make none, they stay."""
+        try:
+            joined = join(path, parts, rows, total, read=read)
+        except CannotJoin as error:
+            self.stop(path, str(error))
+            self.factors += parts.values()
+            return
+        self.exact &= joined.exact
+        sliced = _is_expert(next(iter(parts.values())).path, path)
+        kind = ModuleKind.PARAMETER if sliced else joined.pair.kind
+        self.factors.append(replace(joined.pair, kind=kind))
+
 
 def has_old_names(family: str, paths: Sequence[str]) -> bool:
     """Whether every one of ``paths`` is an old name of the family."""
     table = moves(family)
-    return bool(table) and bool(paths) and all(_find(table, path) for path in paths)
+    old = [path for path in paths if _find(table, path)] if table else []
+    return bool(old) and all(path in old or _beside(family, path) for path in set(paths))
+
+
+def _beside(family: str, path: str) -> str:
+    """Today's name of a module that had none of its root when others had old names, or ``""``.
+
+    Qwen2-VL's ``visual.blocks`` beside ``model.layers`` is ``model.visual.blocks``; alone it is
+    the name that the class without a head has.
+    """
+    known = family_named(family)
+    root = known.roots[0] if known is not None and known.roots else ""
+    named = known is not None and root and not path.startswith(root)
+    return root + path if named and known and slots(path)[0] in known.modules else ""
 
 
 def modernise(
@@ -66,10 +95,13 @@ def modernise(
     """
     table, moved = moves(family), Moved()
     shares: dict[str, dict[int, tuple[Factors, Move]]] = {}
+    is_old = has_old_names(family, [pair.path for pair in factors])
     for pair in factors:
         found = _find(table, pair.path)
         if found is None:
-            moved.factors.append(pair)
+            today = _beside(family, pair.path) if is_old else ""
+            moved.renamed += [(pair.path, today)] if today else []
+            moved.factors.append(replace(pair, path=today or pair.path))
             continue
         move, paths = found
         if move.obstacle:
@@ -134,15 +166,7 @@ def _join(
     if rows is None or len({pair.b.shape[0] for pair in pairs.values()}) != 1:
         moved.stop(path, "its parts have different numbers of rows")
         return
-    try:
-        joined = join(path, pairs, rows, total, read=read)
-    except CannotJoin as error:
-        moved.stop(path, str(error))
-        moved.factors += pairs.values()
-        return
-    moved.exact &= joined.exact
-    kind = ModuleKind.PARAMETER if _is_expert(first.path, path) else joined.pair.kind
-    moved.factors.append(replace(joined.pair, kind=kind))
+    moved.join(path, pairs, rows, total, read=read)
 
 
 def _replace(table: Mapping[str, Move], item: Replacement, moved: Moved) -> None:

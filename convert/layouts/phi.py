@@ -57,7 +57,7 @@ _OUTER = {
     "model.final_layernorm": "model.final_layernorm", "final_layernorm": "model.final_layernorm",
     "lm_head": "lm_head",
 }  # fmt: skip
-_OUTER_MAP: Mapping[str, Mapping[str, str]] = {
+OUTER_MAP: Mapping[str, Mapping[str, str]] = {
     "phi-l1": {"layers.0.wte": "model.embed_tokens"},
     "phi-l2": {
         "transformer.embd.wte": "model.embed_tokens", "embd.wte": "model.embed_tokens",
@@ -72,7 +72,8 @@ _BLOCK = {
     "phi-l4": re.compile(r"(?:model\.)?layers\.(\d{1,4})\.(.+)"),
     "phi-l5": re.compile(r"(?:model\.)?layers\.(\d{1,4})\.(.+)"),
 }
-_HEADS = {"score", "classifier"}
+HEADS = {"score", "classifier"}
+"""Heads of other tasks, which all layouts name alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,9 @@ def target(layout: str, path: str, layers: int | None = None) -> Target | None:
         path: Module path in that layout, without wrapper prefixes.
         layers: Number of blocks, which tells L1's final norm and head from its blocks.
     """
-    if outer := _OUTER_MAP[layout].get(path):
+    if outer := OUTER_MAP[layout].get(path):
         return Target(outer)
-    if path.partition(".")[0] in _HEADS:
+    if path.partition(".")[0] in HEADS:
         return Target(path)
     match = _BLOCK[layout].fullmatch(path)
     if match is None:

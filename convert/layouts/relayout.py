@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.forms import FORMS, Form, Fused, relatives
-from adaptrix.convert.layouts.fusing import CannotJoin, cut, join
+from adaptrix.convert.layouts.fusing import cut
 from adaptrix.convert.layouts.moving import Moved
 from adaptrix.convert.layouts.row_orders import Heads, part_rows, total_rows
 from adaptrix.schema.adapter import Replacement, ReplacementRole
@@ -31,7 +31,8 @@ def source_form(family: str, paths: Sequence[str]) -> str | None:
     if form is None or all(_is_own(form, path) for path in paths):
         return None
     for name in (family, *relatives(family)):
-        if all(_part(FORMS[name], path) is not None for path in paths):
+        marked = any(path.startswith(FORMS[name].marks) for path in paths)
+        if marked and all(_part(FORMS[name], path) is not None for path in paths):
             return name
     return None
 
@@ -187,14 +188,7 @@ def _join(
         moved.problems.append(Problem.of("ambiguous_layout", message, where=path, hint=_NO_HEADS))
         moved.factors += parts.values()
         return
-    try:
-        joined = join(path, parts, rows, total, read=read)
-    except CannotJoin as error:
-        moved.stop(path, str(error))
-        moved.factors += parts.values()
-        return
-    moved.exact &= joined.exact
-    moved.factors.append(joined.pair)
+    moved.join(path, parts, rows, total, read=read)
 
 
 def _replacement(old: Form, new: Form, item: Replacement, moved: Moved) -> Replacement:

@@ -11,20 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from adaptrix.convert.architecture.dimensions import Dimensions
-from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.arrays import is_zero
 from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.experts import slice_of
 from adaptrix.convert.layouts.forms import FORMS, relatives
 from adaptrix.convert.layouts.fusing import CannotJoin, cut, join, trimmed
-from adaptrix.convert.layouts.heads import heads_of
 from adaptrix.convert.layouts.moving import Moved, equal_rows
 from adaptrix.convert.layouts.relayout import relayout
 from adaptrix.convert.layouts.renames import Move, fill, moves, slots
-from adaptrix.convert.layouts.row_orders import Heads
 from adaptrix.convert.modules import adapted_modules
-from adaptrix.convert.writers.heads import HEADS, KV_HEADS
+from adaptrix.convert.writers.heads import base_heads
 from adaptrix.schema.adapter import Adapter, ModuleKind, Replacement
 from adaptrix.schema.errors import Refused
 
@@ -83,17 +79,8 @@ def _in_form(adapter: Adapter, factors: Sequence[Factors], layout: str) -> Moved
         hint = "Phi's fused layout is --to phi-l2." if family == "phi" else f"It has {known}."
         raise _refused(f"no layout of an adapter for {family or 'an unknown family'}", layout, hint)
     return relayout(
-        factors, adapter.replacements, family, target, _heads(adapter), apart=layout == SPLIT
+        factors, adapter.replacements, family, target, base_heads(adapter), apart=layout == SPLIT
     )
-
-
-def _heads(adapter: Adapter) -> Heads:
-    """Heads of ``--base``, else of a known base of the declared name."""
-    heads, groups = adapter.extra.get(HEADS), adapter.extra.get(KV_HEADS)
-    if isinstance(heads, int) and isinstance(groups, int):
-        return Heads(heads=heads, groups=groups)
-    known = known_base(adapter.base_name)
-    return heads_of(adapter.family, known.dimensions if known else Dimensions(), None)
 
 
 def _old_names(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from adaptrix.convert.diffusion.bare import KEY
 from adaptrix.convert.diffusion.detection import placed_path
 from adaptrix.convert.diffusion.models import component_of
 from adaptrix.schema.adapter import AdaptedModule, Adapter
@@ -24,13 +25,19 @@ def modules_by_component(
     found: dict[str, list[tuple[str, AdaptedModule]]] = {}
     for module in adapter.modules:
         path = placed_path(str(module.path))
-        component = component_of(path)
+        component = component_of(path) or _stored(adapter, path)
         if not component:
             raise _refused(f"{module.path} is no module of a diffusion pipeline", where)
         if module.magnitude is not None and not magnitudes:
             raise _refused(f"it has no place for the magnitude of {module.path}", where)
         found.setdefault(component, []).append((path.removeprefix(f"{component}."), module))
     return found
+
+
+def _stored(adapter: Adapter, path: str) -> str:
+    """The component that the file was read with, of a pipeline that is in no table."""
+    component = adapter.extra.get(KEY)
+    return component if isinstance(component, str) and path.startswith(f"{component}.") else ""
 
 
 def _refused(message: str, where: str) -> Refused:

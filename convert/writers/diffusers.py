@@ -91,12 +91,12 @@ def _end(path: str) -> str:
 
 
 def _all_or_none(placed: Placed, name: str) -> bool:
-    having = [path for path, module in placed if getattr(module, name) is not None]
-    if having and len(having) != len(placed):
+    lacking = [module.path for _, module in placed if getattr(module, name) is None]
+    if lacking and len(lacking) != len(placed):
         raise Refused(
-            f"{len(having)} of {len(placed)} modules have a {name.replace('_', ' ')}, first "
-            f"{having[0]}; diffusers' configuration says all or none",
+            f"{len(lacking)} of {len(placed)} modules have no {name.replace('_', ' ')}, first "
+            f"{lacking[0]}; diffusers' configuration says all or none",
             where="diffusers",
             code="unsupported_target",
         )
-    return bool(having)
+    return not lacking

@@ -2,7 +2,8 @@
 
 llama.cpp reads one alpha and divides it by each module's own rank, so modules may differ in
 rank as long as one alpha explains every scale. Rows of q and k are put in pairs where its
-converter does so (``LlamaModel.permute``); A has no rows of theirs and stays.
+converter does so (``LlamaModel.permute``), rows of a fused q, k, v into blocks (``BloomModel``,
+``FalconModel``); A has no rows of theirs and stays.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from functools import partial
 
 from adaptrix.convert.arrays import take_rows, transpose
 from adaptrix.convert.gguf_file import gguf_bytes
-from adaptrix.convert.gguf_names import (
-    OUTER,
-    GgufArchitecture,
-    architecture_of,
-)
+from adaptrix.convert.gguf_names import GgufArchitecture, architecture_of
+from adaptrix.convert.layouts.experts import slice_of
+from adaptrix.convert.layouts.forms import QKV
 from adaptrix.convert.layouts.rotary import neighbour_rows
+from adaptrix.convert.layouts.row_orders import part_rows
 from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.families import other_family
 from adaptrix.convert.writers.files import encoded_file
-from adaptrix.convert.writers.heads import heads_of
+from adaptrix.convert.writers.gguf_experts import PARTS, is_expert, stacks
+from adaptrix.convert.writers.heads import base_heads, heads_of
 from adaptrix.convert.writers.scales import alpha_for
 from adaptrix.convert.written import Written
 from adaptrix.schema import media_types
@@ -31,8 +32,8 @@ from adaptrix.schema.errors import Refused
 from adaptrix.schema.report import Fidelity
 from adaptrix.schema.tensor import LazyTensor
 
-_OUTER = {path: name for name, path in OUTER.items()}
-_PATH = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_KINDS = (ModuleKind.LINEAR, ModuleKind.EMBEDDING, ModuleKind.CONV1D)
+"""GPT-2's Conv1D has its weight transposed in llama.cpp: a linear layer's, as the factors are."""
 
 
 def write(adapter: Adapter) -> Written:
@@ -46,20 +47,28 @@ def write(adapter: Adapter) -> Written:
     problem = _problem(adapter, name, architecture)
     if problem:
         raise Refused(problem, where="gguf", code="unsupported_target")
-    alphas = {alpha_for(module, float(module.rank)) for module in adapter.modules}
-    alpha = alphas.pop()
+    experts = stacks(adapter)
+    plain = tuple(module for module in adapter.modules if not is_expert(module))
+    named = [*((m, str(m.path)) for m in plain), *((s.logical, s.parameter) for s in experts)]
+    alphas = {alpha_for(module, float(module.rank)): path for module, path in named}
+    alpha = next(iter(alphas))
     # The file holds float32; llama.cpp divides in float32 as well.
     stored = float(np.float32(alpha))
-    error = max(abs(stored / m.rank - m.scale.value) for m in adapter.modules)
-    if alphas or stored == 0.0:
+    error = max(abs(stored / m.rank - m.scale.value) for m, _ in named)
+    if len(alphas) > 1 or stored == 0.0:
+        places = ", ".join(f"{alpha:g} of {path}" for alpha, path in list(alphas.items())[:4])
         raise Refused(
-            "GGUF has one alpha for all modules, and it cannot be 0",
+            f"GGUF has one alpha for all modules, and it cannot be 0; this has {places}",
             where="gguf",
             code="unsupported_target",
         )
     tensors: dict[str, LazyTensor] = {}
-    for module in adapter.modules:
+    for module in plain:
         tensors |= _tensors(adapter, module, architecture)
+    for stack in experts:
+        name_of_part = architecture.name_of(stack.logical.path)
+        tensors[f"{name_of_part}.weight.lora_a"] = stack.a
+        tensors[f"{name_of_part}.weight.lora_b"] = stack.b
     file = encoded_file(
         "adapter.gguf",
         partial(gguf_bytes, _fields(adapter, name, stored), tensors),
@@ -104,28 +113,25 @@ def _problem(adapter: Adapter, name: str, architecture: GgufArchitecture) -> str
     if adapter.replacements:
         return f"GGUF adapters have no place for {adapter.replacements[0].parameter}"
     for module in adapter.modules:
-        if _name(module, architecture) is None or module.kind not in (
-            ModuleKind.LINEAR,
-            ModuleKind.EMBEDDING,
-        ):
+        if not _has_place(module, architecture):
             return f"llama.cpp's {name} has no place for {module.path}"
         if module.magnitude is not None or module.bias_delta is not None:
             return f"GGUF adapters have no place for a magnitude or bias of {module.path}"
     return ""
 
 
-def _name(module: AdaptedModule, architecture: GgufArchitecture) -> str | None:
-    if module.path in _OUTER:
-        return _OUTER[module.path]
-    match = _PATH.fullmatch(module.path)
-    tail = architecture.names.get(match[2]) if match else None
-    return f"blk.{match[1]}.{tail}" if match and tail else None
+def _has_place(module: AdaptedModule, architecture: GgufArchitecture) -> bool:
+    part = slice_of(module.path) if is_expert(module) else None
+    if part is None:
+        return architecture.name_of(module.path) is not None and module.kind in _KINDS
+    container, _, name = part[0].rpartition(".")
+    return all(architecture.name_of(f"{container}.{each}") for each in PARTS[name])
 
 
 def _tensors(
     adapter: Adapter, module: AdaptedModule, architecture: GgufArchitecture
 ) -> dict[str, LazyTensor]:
-    name = _name(module, architecture)
+    name = architecture.name_of(module.path)
     a, b = module.a, module.b
     if module.kind is ModuleKind.EMBEDDING:
         a = transpose(a)
@@ -133,4 +139,20 @@ def _tensors(
         part = module.path.rpartition(".")[2][0]
         heads = heads_of(adapter, part, module.out_features, module.path)
         b = take_rows(b, neighbour_rows(module.out_features, heads))
+    elif architecture.order != "blocks" and f"{name}".endswith("attn_qkv"):
+        b = take_rows(b, _block_rows(adapter, module, architecture.order))
     return {f"{name}.weight.lora_a": a, f"{name}.weight.lora_b": b}
+
+
+def _block_rows(adapter: Adapter, module: AdaptedModule, order: str) -> list[int]:
+    """Rows of all q, then of all k, then of all v."""
+    rows = part_rows(order, QKV, module.out_features, base_heads(adapter))
+    if rows is None:
+        raise Refused(
+            f"{module.out_features} rows of q, k and v are ordered by head, and the heads of "
+            f"{adapter.base_name or 'the base'} are not known",
+            where=str(module.path),
+            code="unsupported_target",
+            hint="Pass --base with the base model's folder or id.",
+        )
+    return [int(row) for part in QKV for row in rows[part]]

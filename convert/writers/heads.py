@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from adaptrix.convert.architecture.dimensions import Dimensions
 from adaptrix.convert.architecture.known_bases import known_base
+from adaptrix.convert.layouts import heads as layouts
+from adaptrix.convert.layouts.row_orders import Heads
 from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.errors import Refused
 
@@ -30,3 +33,13 @@ def heads_of(adapter: Adapter, part: str, rows: int, where: str) -> int:
             hint="Pass --base with the base model's folder or id.",
         )
     return found
+
+
+def base_heads(adapter: Adapter) -> Heads:
+    """Heads and groups of ``--base``, else of a known base of the declared name."""
+    heads, groups = adapter.extra.get(HEADS), adapter.extra.get(KV_HEADS)
+    if isinstance(heads, int) and isinstance(groups, int):
+        return Heads(heads=heads, groups=groups)
+    known = known_base(adapter.base_name)
+    sizes = known.dimensions if known else Dimensions()
+    return layouts.heads_of(adapter.family, sizes, None)

@@ -13,9 +13,9 @@ from functools import partial
 
 from adaptrix.convert.arrays import concat_rows, from_array, reshape, take_rows
 from adaptrix.convert.computed import times
-from adaptrix.convert.diffusion.fused import joined
+from adaptrix.convert.diffusion.fused import joined, part_sizes
 from adaptrix.convert.diffusion.models import flattened, numbers_in, unflattened
-from adaptrix.convert.diffusion.natives import NATIVES, Row
+from adaptrix.convert.diffusion.natives import Row, rows_of
 from adaptrix.convert.numeric import np
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.components import modules_by_component
@@ -33,6 +33,9 @@ _NATIVE = {
     "stable-diffusion-3": "sd3",
     "hunyuan-video": "hunyuan-video",
     "wan": "wan",
+    "flux2": "flux2",
+    "lumina2": "lumina2",
+    "chroma": "flux",
 }
 _TEXT = {
     "stable-diffusion": {"text_encoder": "lora_te"},
@@ -156,7 +159,7 @@ def _native_layers(placed: list[tuple[str, AdaptedModule]], naming: str) -> list
 
 def _row_of(path: str, naming: str) -> tuple[Row, int, tuple[str, ...]] | None:
     """The first code's row that has ``path``, as which of its parts, and the numbers."""
-    for row in NATIVES[naming]:
+    for row in rows_of(naming):
         for index, template in enumerate(row.paths):
             numbers = numbers_in(template.lstrip("~?"), path)
             if numbers is not None:
@@ -172,14 +175,14 @@ def _native_layer(row: Row, numbers: tuple[str, ...], parts: dict[int, AdaptedMo
         return _plain(name, module, swapped=row.paths[0].startswith("~") or final)
     for module in parts.values():
         _check(module)
-    return _fused_layer(name, [parts.get(i) for i in range(len(row.paths))])
+    return _fused_layer(name, row, [parts.get(i) for i in range(len(row.paths))])
 
 
-def _fused_layer(name: str, parts: list[AdaptedModule | None]) -> _Layer:
+def _fused_layer(name: str, row: Row, parts: list[AdaptedModule | None]) -> _Layer:
     """Parts of a fused layer as one; scales that differ go into the factors."""
     present = [module for module in parts if module is not None]
     first = present[0]
-    sizes = [first.in_features] * 3 + [4 * first.in_features] * (len(parts) - 3)
+    sizes = _fused_sizes(row, first)
     wrong = [m for m, n in zip(parts, sizes, strict=True) if m is not None and m.b.shape[0] != n]
     if wrong:
         raise _refused(f"{wrong[0].path} has {wrong[0].b.shape[0]} rows in a fused layer")
@@ -200,6 +203,16 @@ def _fused_layer(name: str, parts: list[AdaptedModule | None]) -> _Layer:
         alpha=_nearest(scale, a.shape[0], first),
         magnitude=concat_rows(magnitudes) if magnitudes else None,
     )
+
+
+def _fused_sizes(row: Row, first: AdaptedModule) -> list[int]:
+    """Rows of each part of a fused layer, from its inputs."""
+    out, into = row.ratio or (sum(row.shares), 1)
+    rows, left = divmod(first.in_features * out, into)
+    try:
+        return part_sizes(row.shares, rows if not left else -1)
+    except ValueError as error:
+        raise _refused(f"{first.path} has {first.in_features} inputs in a fused layer") from error
 
 
 def _nearest(scale: float, rank: int, first: AdaptedModule) -> float:

@@ -92,7 +92,8 @@ def _switches(layers: Parts) -> dict[str, bool]:
     having = first | set(layers.get(None, {}))
     mlp = {"gate", "up", "down", "fc"} & having
     if mlp and mlp not in ({"gate", "up", "down"}, {"fc", "down"}):
-        raise _refused(f"LitGPT adapts the whole MLP or none of it, not only {sorted(mlp)}")
+        path = next(parts[name] for parts in layers.values() for name in mlp if name in parts).path
+        raise _refused(f"LitGPT adapts the whole MLP or none of it, not only {path} and its like")
     return {name: bool(having & set(parts)) for name, parts in _SWITCHES.items()}
 
 

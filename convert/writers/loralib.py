@@ -39,13 +39,13 @@ def write(adapter: Adapter) -> Written:
         raise Refused("an adapter without modules cannot be written", where="loralib")
     tensors: dict[str, LazyTensor] = {}
     flags: set[tuple[bool, ...]] = set()
-    alphas: set[float] = set()
+    alphas: dict[float, str] = {}
     for module in adapter.modules:
         _check(module)
         enabled = _merged(module)
         b = _compact(module, enabled) if enabled else module.b
         flags |= {enabled} if enabled else set()
-        alphas.add(alpha_for(module, float(b.shape[1])))
+        alphas.setdefault(alpha_for(module, float(b.shape[1])), str(module.path))
         tensors[f"{module.path}.lora_A"] = module.a
         tensors[f"{module.path}.lora_B"] = b
     for entry in adapter.replacements:
@@ -55,9 +55,11 @@ def write(adapter: Adapter) -> Written:
             raise _refused(f"loralib saves no {entry.parameter}")
         tensors[entry.parameter] = entry.tensor
     if len(alphas) > 1 or len(flags) > 1:
-        raise _refused(f"loralib's layers are written with one alpha, not {len(alphas)}")
+        places = ", ".join(f"{alpha:g} of {path}" for alpha, path in list(alphas.items())[:4])
+        parts = f" and {len(flags)} choices of merged parts" * (len(flags) > 1)
+        raise _refused(f"loralib's layers are written with one alpha, not {places}{parts}")
     config: dict[str, Json] = {
-        "lora_alpha": number(alphas.pop()),
+        "lora_alpha": number(next(iter(alphas))),
         "r": min(m.scale.rank for m in adapter.modules),
         "base_model_name_or_path": adapter.base_name,
         "task_type": adapter.task_type,
@@ -75,8 +77,8 @@ def write(adapter: Adapter) -> Written:
 
 
 def _check(module: AdaptedModule) -> None:
-    if module.kind is ModuleKind.CONV:
-        raise _refused(f"loralib factorises convolutions otherwise: {module.path}")
+    if module.kind in (ModuleKind.CONV, ModuleKind.PARAMETER):
+        raise _refused(f"loralib factorises a {module.kind} otherwise: {module.path}")
     if module.magnitude is not None or module.bias_delta is not None:
         raise _refused(f"loralib has no magnitude and no bias of {module.path}")
     if alpha_for(module, float(module.scale.rank)) / module.scale.rank != module.scale.value:

@@ -218,15 +218,15 @@ def _dropout(adapter: Adapter) -> float:
 
 def _every_or_none(modules: tuple[AdaptedModule, ...], name: str) -> bool:
     """Whether all modules have it; PEFT has one switch for all of them."""
-    having = [m for m in modules if getattr(m, name) is not None]
-    if having and len(having) != len(modules):
+    lacking = [m.path for m in modules if getattr(m, name) is None]
+    if lacking and len(lacking) != len(modules):
         raise Refused(
-            f"{len(having)} of {len(modules)} modules have a {name.replace('_', ' ')}; "
-            "PEFT's configuration says all or none",
+            f"{len(lacking)} of {len(modules)} modules have no {name.replace('_', ' ')}, first "
+            f"{lacking[0]}; PEFT's configuration says all or none",
             where="peft",
             code="unsupported_target",
         )
-    return bool(having)
+    return not lacking and bool(modules)
 
 
 def _bias(adapter: Adapter) -> str:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from adaptrix.cli.commands import COMMANDS, LATER
 
@@ -192,3 +194,44 @@ def test_read_only_home_reads_and_refuses_to_write(tmp_path, stocked):
     done = adaptrix("ls", home=missing)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_export_writes_another_layout_as_convert_does(stocked, tmp_path):
+    done = adaptrix("export", "math", "--for", "peft", "--target-layout", "llama",
+                    "-o", tmp_path / "x", home=stocked)  # fmt: skip
+    assert done.returncode == 1
+    assert "no layout of an adapter for phi" in done.stderr
+    both = adaptrix("export", "math", "--oci-layout", "--target-layout", "split",
+                    "-o", tmp_path / "x", home=stocked)  # fmt: skip
+    assert both.returncode == 2
+    assert "go with --for" in both.stderr
+    source = phi3(tmp_path / "phi3")
+    pulled = adaptrix("pull", source, "--as", "fused", "--base", source, home=stocked)
+    assert pulled.returncode == 0, pulled.stderr
+    for verb, option in (("export", "--for"), ("convert", "--to")):
+        line = [verb, "fused", option, "peft", "--target-layout", "split"]
+        done = adaptrix(*line, "-o", tmp_path / verb, home=stocked)
+        assert done.returncode == 0, done.stderr
+    files = [
+        sorted(p.read_bytes() for p in (tmp_path / v).iterdir()) for v in ("export", "convert")
+    ]
+    assert files[0] == files[1]
+    assert b"q_proj" in files[0][-1] + files[0][0]
+
+
+def phi3(folder):
+    """Phi-3's fused projections, with the configuration of their base."""
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(2):
+        name = f"base_model.model.model.layers.{layer}.self_attn.qkv_proj"
+        tensors[f"{name}.lora_A.weight"] = rng.standard_normal((2, 16)).astype("f4")
+        tensors[f"{name}.lora_B.weight"] = rng.standard_normal((48, 2)).astype("f4")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["qkv_proj"]}
+    base = {"model_type": "phi3", "hidden_size": 16, "intermediate_size": 32, "vocab_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(base))
+    return folder

@@ -95,6 +95,25 @@ def ours(reading):
     }
 
 
+def write(reading, folder):
+    """Our files for PEFT, in ``folder``."""
+    folder.mkdir()
+    for file in write_adapter(reading.adapter, "peft").files:
+        (folder / file.path).write_bytes(b"".join(bytes(c) for c in file.chunks()))
+    return folder
+
+
+def relative_error(model, folder):
+    """Of the logits of PEFT with the adapter in ``folder``, against ``model``'s."""
+    torch.manual_seed(0)
+    plain = LlamaForCausalLM(LlamaConfig(**SIZES))
+    again = PeftModel.from_pretrained(plain, folder).eval()
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        wanted, got = model.eval()(tokens).logits, again(tokens).logits
+    return float((wanted - got).abs().max()) / float(wanted.abs().max())
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_pair_is_the_method(name, tmp_path):
     model = trained(METHODS[name])
@@ -119,16 +138,7 @@ def test_peft_runs_what_is_written(name, tmp_path):
     model = trained(METHODS[name])
     model.save_pretrained(tmp_path / "theirs")
     reading = read_adapter(open_path(tmp_path / "theirs"), ReadOptions(base_config=BASE))
-    (tmp_path / "ours").mkdir()
-    for file in write_adapter(reading.adapter, "peft").files:
-        (tmp_path / "ours" / file.path).write_bytes(b"".join(bytes(c) for c in file.chunks()))
-    torch.manual_seed(0)
-    plain = LlamaForCausalLM(LlamaConfig(**SIZES))
-    again = PeftModel.from_pretrained(plain, tmp_path / "ours").eval()
-    tokens = torch.tensor([[1, 2, 3, 4]])
-    with torch.no_grad():
-        wanted, got = model.eval()(tokens).logits, again(tokens).logits
-    assert float((wanted - got).abs().max()) < 1e-4 * float(wanted.abs().max())
+    assert relative_error(model, write(reading, tmp_path / "ours")) < 1e-4
 
 
 def test_full_factors_of_lokr_are_a_pair_when_their_values_are_of_low_rank(tmp_path):
@@ -219,20 +229,11 @@ def test_kasas_delta_is_carried_and_marked(tmp_path):
             delta = (1.5 * b.double() @ diagonal @ a.double()).detach().numpy()
             np.testing.assert_allclose(found.pop(name), delta, rtol=1e-6, atol=1e-6)
     assert not found
-    (tmp_path / "ours").mkdir()
-    for file in write_adapter(reading.adapter, "peft").files:
-        (tmp_path / "ours" / file.path).write_bytes(b"".join(bytes(c) for c in file.chunks()))
-    again = read_adapter(open_path(tmp_path / "ours"), ReadOptions(base_config=BASE))
+    folder = write(reading, tmp_path / "ours")
+    again = read_adapter(open_path(folder), ReadOptions(base_config=BASE))
     assert again.adapter.needs_base == "residual"
-    config = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
-    assert config["kasa_config"]
-    torch.manual_seed(0)
-    plain = LlamaForCausalLM(LlamaConfig(**SIZES))
-    loaded = PeftModel.from_pretrained(plain, tmp_path / "ours").eval()
-    tokens = torch.tensor([[1, 2, 3, 4]])
-    with torch.no_grad():
-        wanted, got = model.eval()(tokens).logits, loaded(tokens).logits
-    assert float((wanted - got).abs().max()) < 1e-4 * float(wanted.abs().max())
+    assert json.loads((folder / "adapter_config.json").read_text())["kasa_config"]
+    assert relative_error(model, folder) < 1e-4
 
 
 @pytest.mark.parametrize("variant", ["VeloraConfig", "MontecloraConfig"])
@@ -249,16 +250,7 @@ def test_variants_that_act_in_training_only_are_plain_factors(tmp_path, variant)
     assert account.total == account.used + len(account.ignored)
     assert account.ignored
     assert "training_state" in [p.code for p in reading.inspection.problems]
-    (tmp_path / "ours").mkdir()
-    for file in write_adapter(reading.adapter, "peft").files:
-        (tmp_path / "ours" / file.path).write_bytes(b"".join(bytes(c) for c in file.chunks()))
-    torch.manual_seed(0)
-    plain = LlamaForCausalLM(LlamaConfig(**SIZES))
-    again = PeftModel.from_pretrained(plain, tmp_path / "ours").eval()
-    tokens = torch.tensor([[1, 2, 3, 4]])
-    with torch.no_grad():
-        wanted, got = model.eval()(tokens).logits, again(tokens).logits
-    assert float((wanted - got).abs().max()) < 1e-5 * float(wanted.abs().max())
+    assert relative_error(model, write(reading, tmp_path / "ours")) < 1e-5
 
 
 def test_pooled_inputs_are_repeated_columns(tmp_path):

@@ -48,30 +48,31 @@ LLAMA = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_
          "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32}  # fmt: skip
 LLAMA_TARGETS = {"torchtune"}
 """Targets that have no place for Phi's modules."""
-DIFFUSION_TARGETS = {"kohya", "diffusers"}
+DIFFUSION_TARGETS = {"kohya", "diffusers", "diffusers-old"}
 """Targets that have a place for modules of diffusion models only."""
 UNET = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.{}"
 
 
-def diffusion():
+def diffusion(target):
     """Stable Diffusion's UNet and text encoder, ranks and alphas of their own, a convolution."""
     rng = np.random.default_rng(0)
     shapes = {f"lora_unet_{UNET.format(tail)}": (320, 320) for tail in ("to_q", "to_k", "to_out.0")}
     shapes |= {f"lora_te_text_model.encoder.layers.{i}.mlp.fc1": (3072, 768) for i in range(2)}
-    shapes["lora_unet_down_blocks.0.resnets.0.conv1"] = (320, 320, 3, 3)
+    old = target == "diffusers-old"  # it has no convolutions, and no scale but 1
+    shapes |= {} if old else {"lora_unet_down_blocks.0.resnets.0.conv1": (320, 320, 3, 3)}
     tensors = {}
     for i, (path, (out, *rest)) in enumerate(shapes.items()):
         name, rank = path.replace(".", "_"), 2 + i % 2
         ones = [1] * (len(rest) - 1)
         tensors[f"{name}.lora_down.weight"] = rng.standard_normal((rank, *rest)).astype("f4")
         tensors[f"{name}.lora_up.weight"] = rng.standard_normal((out, rank, *ones)).astype("f4")
-        tensors[f"{name}.alpha"] = np.array(1.1 * i + 1, "f4")
+        tensors[f"{name}.alpha"] = np.array(rank if old else 1.1 * i + 1, "f4")
     return folder({"sd.safetensors": save(tensors)})
 
 
 def plain(target=""):
     if target in DIFFUSION_TARGETS:
-        return diffusion()
+        return diffusion(target)
     rng = np.random.default_rng(0)
     tensors = {}
     for path in [p.replace("dense", "o_proj") for p in PATHS] if target in LLAMA_TARGETS else PATHS:
@@ -169,6 +170,7 @@ def test_names_are_distinct_where_they_can_be_chosen():
     assert writable == [
         "peft",
         "mlx",
+        "mlx-vlm",
         "gguf",
         "torchtune",
         "litgpt",

@@ -160,7 +160,7 @@ def test_every_relative_and_back(name):
              "o": HIDDEN, "gate": WIDE, "up": WIDE, "down": HIDDEN}  # fmt: skip
     for i, (part, tail) in enumerate(form.parts.items()):
         into = {"o": HEADS * SIZE, "down": WIDE}.get(part, HIDDEN)
-        pairs.append(pair(block + tail, sizes[part], into, seed=20 + i))
+        pairs.append(pair(block + tail, sizes.get(part, HIDDEN), into, seed=20 + i))
     before = {p.path: p for p in pairs}
     for other in relatives(name):
         there = relayout(pairs, [], name, other, heads(name))

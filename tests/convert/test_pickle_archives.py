@@ -26,6 +26,7 @@ from pickle_makers import (
     saved,
 )
 
+from adaptrix.convert.arrays import to_numpy_f64
 from adaptrix.schema.errors import FormatError, PolicyRefused
 
 
@@ -214,6 +215,14 @@ def test_npz_entries_are_read_in_any_order_of_elements(tmp_path):
             assert bytes(file.tensors[name].load()) == np.ascontiguousarray(expected).tobytes()
 
 
+def test_two_bytes_of_anything_are_bfloat16():
+    # What MLX and ml_dtypes write for a type that numpy does not have.
+    body = bytes.fromhex("c03f 1040")
+    file = read(archive({"a.npy": npy("'<V2'", body=body)}, prefix=""), "adapters.npz")
+    assert file.tensors["a"].dtype == "BF16"
+    assert to_numpy_f64(file.tensors["a"]).tolist() == [1.5, 2.25]
+
+
 def npy(descr, shape="(2,)", body=bytes(8), fortran="False"):
     text = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + body
@@ -226,7 +235,8 @@ def npy(descr, shape="(2,)", body=bytes(8), fortran="False"):
         (npy("[('a', '|O')]"), "unsafe_pickle"),
         (npy("[('a', '<f4')]"), "bad_npy"),
         (npy("'>f4'"), "big_endian"),
-        (npy("'|V2'"), "unknown_dtype"),
+        (npy("'|V3'"), "unknown_dtype"),
+        (npy("'>V2'"), "big_endian"),
         (npy("'<f4'", "(3,)"), "size_mismatch"),
         (npy("'<f4'", "(-2,)"), "bad_npy"),
         (npy("'<f4'", "(1 1,)"), "bad_shape"),

@@ -7,6 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from adaptrix.convert.architecture.detect import Claims, Observation, detect
+from adaptrix.convert.draft import Factors
+from adaptrix.convert.layouts.moving import modernise
 from adaptrix.convert.layouts.renames import (
     anonymous,
     fill,
@@ -20,6 +22,7 @@ from adaptrix.convert.layouts.renames import (
 )
 from adaptrix.convert.reading import read_adapter
 from adaptrix.convert.source import open_path
+from adaptrix.schema.tensor import DType, LazyTensor
 
 FAMILIES = renamed_families()
 
@@ -151,3 +154,18 @@ def test_old_names_that_many_have_today_need_the_base(tmp_path):
         reading = read_adapter(open_path(folder))
         assert reading.adapter.family == family
         assert reading.adapter.modules[0].path == first
+
+
+def test_vision_beside_old_text_names_moves_too_and_alone_stays():
+    """``visual.blocks`` is old beside ``model.layers``, and the headless class's own alone."""
+    text = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(2)]
+    vision = ["visual.blocks.0.attn.qkv"]
+    tensor = LazyTensor(dtype=DType.F32, shape=(2, 2), source="x", load=lambda: bytes(16))
+    for paths, wanted in (
+        (text + vision, [p.replace("model.", "model.language_model.") for p in text] + ["model.visual.blocks.0.attn.qkv"]),
+        (vision, vision),
+    ):  # fmt: skip
+        pairs = [Factors(path=path, source=path, a=tensor, b=tensor) for path in paths]
+        moved = modernise(pairs, (), "qwen2_5_vl", read=False)
+        assert [pair.path for pair in moved.factors] == wanted
+        assert len(moved.renamed) == (len(paths) if len(paths) > 1 else 0)

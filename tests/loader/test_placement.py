@@ -90,7 +90,7 @@ def test_forecast_counts_every_byte(tmp_path):
     assert found.read_bytes == 2 * touched + factors
     assert found.written_bytes == 2 * touched
     # Merged weights take the place of those in the file: the base's size and no more.
-    assert found.memory_bytes == found.base_bytes + factors + 3 * 4 * SCRATCH_ELEMENTS
+    assert found.memory_bytes == found.base_bytes + factors + 4 * 4 * SCRATCH_ELEMENTS
     attached = forecast(plan(structure, [entry], mode="attached"), structure, held)
     assert attached.written_bytes == 0
     document, lines = describe_plans([planned], structure, torch.device("cpu"), None)

@@ -12,9 +12,9 @@ from torch import nn
 from adaptrix.convert.reading import read_adapter
 from adaptrix.convert.source import open_path
 from adaptrix.loader.base import BaseModel
-from adaptrix.loader.plan import WeightedAdapter
+from adaptrix.loader.plan import WeightedAdapter, plan
 from adaptrix.loader.session import Session
-from adaptrix.loader.structure import structure_of
+from adaptrix.loader.structure import structure_of, structure_of_config
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import IncompatibleAdapter
 
@@ -153,3 +153,17 @@ def test_bitsandbytes_4_bit(tmp_path):
     Session.open(base_of(plain), [entry], mode="merged")
     wanted = logits(plain, IDS)
     assert (logits(model, IDS) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_the_plan_of_a_quantised_base_says_so_before_anything_is_loaded(tmp_path):
+    config = cases.tiny_phi().config
+    config.quantization_config = {
+        "quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["fc1"],
+    }  # fmt: skip
+    modules = structure_of_config(config, "tiny").modules
+    left = {path for path, shape in modules.items() if shape.mergeable and path != "lm_head"}
+    assert left == {"model.embed_tokens", "model.layers.0.mlp.fc1", "model.layers.1.mlp.fc1"}
+    entry = adapter("lora", tmp_path / "a")
+    with pytest.raises(IncompatibleAdapter, match="q_proj is quantised; run with --mode attached"):
+        plan(structure_of_config(config, "tiny"), [entry])
+    assert plan(structure_of_config(config, "tiny"), [entry], mode="attached").modules

@@ -13,7 +13,7 @@ from adaptrix.loader.held import widened_product
 from adaptrix.loader.tiles import merge_tiles
 from adaptrix.loader.workers import SCRATCH_ELEMENTS, Workers, scratch, workers
 
-# 2600 rows of 1000 are three tiles, the last one shorter.
+# 2600 rows of 1000 are several tiles, the last one shorter.
 ROWS, COLUMNS, RANK = 2600, 1000, 12
 
 

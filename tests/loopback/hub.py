@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
 from loopback_hub_writes import HubWrites
+from loopback_registry import Server
 
 LFS_FROM = 1024
 
@@ -62,26 +62,21 @@ class Request:
     headers: dict[str, str]
 
 
-class LoopbackHub:
+class LoopbackHub(Server):
     """The server; a context manager."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.repositories: dict[str, Repository] = {}
         self.faults: dict[str, deque[Fault]] = {}
         self.requests: list[Request] = []
         self.writes: list[tuple[str, str]] = []
         self.uploads: dict[str, bytes] = {}
         self.users: dict[str, str] = {}
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self.url
 
     def repository(self, name: str) -> Repository:
         return self.repositories.setdefault(name, Repository())
@@ -93,18 +88,9 @@ class LoopbackHub:
     def fetched(self, file: str) -> list[Request]:
         return [r for r in self.requests if r.method == "GET" and r.path.endswith(file)]
 
-    def __enter__(self) -> LoopbackHub:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
 
 class _Handler(HubWrites, BaseHTTPRequestHandler):
-    hub: LoopbackHub
+    owner: LoopbackHub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -119,17 +105,17 @@ class _Handler(HubWrites, BaseHTTPRequestHandler):
     def _route(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.hub.requests.append(Request(self.command, path, headers))
+        self.owner.requests.append(Request(self.command, path, headers))
         if path == "/api/agent-harnesses":
             return self._json({"standardEnvVars": [], "harnesses": {}})
-        for fault_path, queue in self.hub.faults.items():
+        for fault_path, queue in self.owner.faults.items():
             if path.endswith(fault_path) and queue and body:
                 return self._fault(queue.popleft(), path)
         if path == "/api/whoami-v2":
             bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            if bearer not in self.hub.users:
+            if bearer not in self.owner.users:
                 return self._error(401, "")
-            return self._json({"name": self.hub.users[bearer], "type": "user"})
+            return self._json({"name": self.owner.users[bearer], "type": "user"})
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             return self._info(match[1], match[2] or "main")
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
@@ -139,7 +125,7 @@ class _Handler(HubWrites, BaseHTTPRequestHandler):
         return self._error(404, "EntryNotFound")
 
     def _find(self, name: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        repository = self.hub.repositories.get(name)
+        repository = self.owner.repositories.get(name)
         bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if repository is None or (repository.token and bearer != repository.token):
             if repository is not None and repository.gated:
@@ -220,9 +206,9 @@ class _Handler(HubWrites, BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             return self.end_headers()
         assert match is not None
-        sha = self.hub.repositories[match[1]].resolve(match[2])
+        sha = self.owner.repositories[match[1]].resolve(match[2])
         assert sha is not None
-        data = self.hub.repositories[match[1]].commits[sha][match[3]]
+        data = self.owner.repositories[match[1]].commits[sha][match[3]]
         if fault.kind == "flip":
             changed = bytearray(data)
             changed[fault.at] ^= 1
@@ -267,3 +253,6 @@ class _Handler(HubWrites, BaseHTTPRequestHandler):
 
 def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+LoopbackHub.handler = _Handler

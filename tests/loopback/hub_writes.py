@@ -18,7 +18,7 @@ class HubWrites:
     def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.hub.writes.append((path, self.headers.get("Authorization", "")))
+        self.owner.writes.append((path, self.headers.get("Authorization", "")))
         for pattern, answer in _ROUTES:
             if match := re.fullmatch(pattern, path):
                 return getattr(self, answer)(body, *match.groups())
@@ -26,16 +26,16 @@ class HubWrites:
 
     def do_PUT(self) -> None:  # noqa: N802 - likewise
         oid = self.path.rpartition("/")[2]
-        self.hub.uploads[oid] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.owner.uploads[oid] = self.rfile.read(int(self.headers["Content-Length"]))
         self._raw(200, b"", "text/plain")
 
     def _create(self, body: bytes) -> None:
         document = json.loads(body)
         name = f"{document['organization']}/{document['name']}"
-        if name in self.hub.repositories:
+        if name in self.owner.repositories:
             return self._error(409, "")
-        self.hub.repository(name).commit({})
-        return self._json({"url": f"{self.hub.endpoint}/{name}"})
+        self.owner.repository(name).commit({})
+        return self._json({"url": f"{self.owner.endpoint}/{name}"})
 
     def _preupload(self, body: bytes, _name: str) -> None:
         files = [
@@ -47,14 +47,14 @@ class HubWrites:
 
     def _batch(self, body: bytes, _name: str) -> None:
         objects = [
-            {**entry, "actions": {"upload": {"href": f"{self.hub.endpoint}/lfs/{entry['oid']}"}}}
+            {**entry, "actions": {"upload": {"href": f"{self.owner.endpoint}/lfs/{entry['oid']}"}}}
             for entry in json.loads(body)["objects"]
         ]
         self._json({"transfer": "basic", "objects": objects})
 
     def _commit(self, body: bytes, name: str, revision: str) -> None:
         lines = [json.loads(line) for line in body.splitlines() if line]
-        repository = self.hub.repository(name)
+        repository = self.owner.repository(name)
         parent = repository.resolve(revision)
         header = next(line["value"] for line in lines if line["key"] == "header")
         if header.get("parentCommit") not in {None, parent}:
@@ -64,14 +64,14 @@ class HubWrites:
             if line["key"] == "file":
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             if line["key"] == "lfsFile":
-                files[line["value"]["path"]] = self.hub.uploads[line["value"]["oid"]]
+                files[line["value"]["path"]] = self.owner.uploads[line["value"]["oid"]]
         sha = repository.commit(files)
         return self._json(
-            {"commitOid": sha, "commitUrl": f"{self.hub.endpoint}/{name}/commit/{sha}"}
+            {"commitOid": sha, "commitUrl": f"{self.owner.endpoint}/{name}/commit/{sha}"}
         )
 
     def _tag(self, body: bytes, name: str, revision: str) -> None:
-        repository = self.hub.repository(name)
+        repository = self.owner.repository(name)
         repository.refs[json.loads(body)["tag"]] = repository.resolve(revision)
         self._json({})
 

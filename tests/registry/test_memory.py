@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from adaptrix import Registry
+
 MIB = 1 << 20
 SIZES = (8, 160)
 """MiB of the two adapters; one tensor of the larger is longer than what may be resident."""
@@ -48,15 +50,22 @@ def peak_bytes(arguments: list[str]) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak memory")
-@pytest.mark.parametrize("verb", ["convert", "pull"])
-def test_peak_memory_is_that_of_a_small_adapter(verb, tmp_path):
+@pytest.mark.parametrize(
+    ("verb", "to"), [("convert", "peft"), ("convert", "mlx-npz"), ("pull", ""), ("verify", "")]
+)
+def test_peak_memory_is_that_of_a_small_adapter(verb, to, tmp_path):
     peaks = []
     for size in SIZES:
         source = sparse(tmp_path / f"source{size}", size)
-        target = ["--to", "peft", "-o", str(tmp_path / f"out{size}")]
+        target = ["--to", to, "-o", str(tmp_path / f"out{size}")]
         if verb == "pull":
             target = ["--as", f"x{size}", "--home", str(tmp_path / "home")]
-        peaks.append(peak_bytes([verb, str(source), *target]))
+        arguments = [verb, str(source), *target]
+        if verb == "verify":
+            with Registry(home=tmp_path / "home") as registry:
+                registry.pull(str(source), name=f"x{size}")
+            arguments = [verb, f"x{size}", "--home", str(tmp_path / "home")]
+        peaks.append(peak_bytes(arguments))
     small, large = peaks
     assert large - small <= 48 * MIB, peaks
     assert large <= 200 * MIB

@@ -112,11 +112,17 @@ def test_the_reflog_keeps_what_was_named_for_a_while(home, clock):
     assert home.fsck().verdict is Verdict.PASS
 
 
-def test_a_removed_name_is_forgotten_in_the_end_and_stays_removed(home, clock):
+def removed_long_ago(home, clock):
+    """A version that was named and removed 200 days ago."""
     digest = add(home, 1)
     clock.now -= timedelta(days=200)
     home.references.set("math", "latest", digest, expected=None, reason="pull")
     home.references.delete("math", "latest", expected=digest, reason="rm")
+    return digest
+
+
+def test_a_removed_name_is_forgotten_in_the_end_and_stays_removed(home, clock):
+    removed_long_ago(home, clock)
     age(home, 199)
     report = home.gc()
     assert (report.versions, report.moves) == (1, 2)
@@ -127,10 +133,7 @@ def test_a_removed_name_is_forgotten_in_the_end_and_stays_removed(home, clock):
 
 def test_a_removal_is_not_forgotten_before_what_it_removes(home, clock):
     """Else a rebuild from what is left would bring the name back."""
-    digest = add(home, 1)
-    clock.now -= timedelta(days=200)
-    home.references.set("math", "latest", digest, expected=None, reason="pull")
-    home.references.delete("math", "latest", expected=digest, reason="rm")
+    removed_long_ago(home, clock)
     newest, oldest = home.references.log("math", "latest")
     age(home, 199)
     os.utime(home.blobs.place(oldest.record))
@@ -141,10 +144,7 @@ def test_a_removal_is_not_forgotten_before_what_it_removes(home, clock):
 
 
 def test_records_go_oldest_first(home, clock):
-    digest = add(home, 1)
-    clock.now -= timedelta(days=200)
-    home.references.set("math", "latest", digest, expected=None, reason="pull")
-    home.references.delete("math", "latest", expected=digest, reason="rm")
+    digest = removed_long_ago(home, clock)
     newest, oldest = home.references.log("math", "latest")
     everything = set(home.blobs.digests())
     order = gc._in_order(home.blobs, everything, {digest}, set())

@@ -91,25 +91,26 @@ def test_a_damaged_index_is_set_aside(home, content):
     assert [path.read_bytes() for path in aside] == ([content] if content else [])
 
 
-def test_an_index_of_another_schema_is_rebuilt(home):
+def after_sql(home, statement):
+    """Fill the home, close it, change its index; what was in it before."""
     fill(home)
     before = everything(home)
     home.close()
     with sqlite3.connect(home.path / INDEX_FILE) as connection:
-        connection.execute("PRAGMA user_version = 77")
+        connection.execute(statement)
     connection.close()
+    return before
+
+
+def test_an_index_of_another_schema_is_rebuilt(home):
+    before = after_sql(home, "PRAGMA user_version = 77")
     with Home.open(home.path) as again:
         assert everything(again) == before
         assert "schema 77, expected 2" in again.notices[0]
 
 
 def test_an_index_without_its_tables_is_rebuilt(home):
-    fill(home)
-    before = everything(home)
-    home.close()
-    with sqlite3.connect(home.path / INDEX_FILE) as connection:
-        connection.execute("DROP TABLE reflog")
-    connection.close()
+    before = after_sql(home, "DROP TABLE reflog")
     with Home.open(home.path) as again:
         assert everything(again) == before
 

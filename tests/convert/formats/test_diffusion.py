@@ -16,7 +16,6 @@ from adaptrix.convert.diffusion.models import (
     unflattened,
 )
 from adaptrix.convert.diffusion.naming import places
-from adaptrix.convert.diffusion.natives import NATIVES
 from adaptrix.convert.reading import ReadOptions, read_adapter
 from adaptrix.convert.source import AdapterFiles, MemorySource
 from adaptrix.convert.writing import write_adapter
@@ -89,23 +88,6 @@ def test_the_first_codes_unet_is_a_bijection():
     assert {n for n in known if n.startswith(("down", "up")) and "transformer" not in n} - {
         n for n in known if n.endswith("proj_out")
     } <= names.keys()
-
-
-def test_rows_that_two_namings_share_agree():
-    seen = {}
-    for naming, rows in NATIVES.items():
-        for row in rows:
-            assert seen.setdefault((row.native), (row.paths, naming))[0] == row.paths
-
-
-def test_native_names_lead_to_modules_of_the_real_model():
-    checked = {"flux": "flux-dev", "sd3": "sd35-medium", "wan": "wan-14b", "hunyuan-video": "hunyuan-video", "xlabs": "flux-dev"}  # fmt: skip
-    for naming, network in checked.items():
-        known = modules(network)
-        for row in NATIVES[naming]:
-            for path in row.paths:
-                if "image_embedder" not in path and "_img" not in row.native.split("attn")[-1]:
-                    assert path.lstrip("~?").format("0") in known, (naming, path)
 
 
 def test_a_name_of_no_table_is_refused_and_one_of_two_meanings_too():
@@ -292,7 +274,7 @@ def source_of(adapter, target):
 
 
 def test_rows_of_another_model_with_the_same_names_are_refused():
-    reading = read(kohya("single_blocks.0.linear1", draw(4, 64), draw(9 * 64, 4), 4.0))
+    reading = read(kohya("single_blocks.0.linear1", draw(4, 64), draw(8 * 64, 4), 4.0))
     assert "shape_mismatch" in codes(reading)
 
 
@@ -341,63 +323,6 @@ def test_peft_files_of_one_network_name_modules_inside_it():
     )
     again = read_adapter(source_of(adapter_of(both), "peft")).adapter
     assert sorted(component_of(m.path) for m in again.modules) == ["text_encoder", "unet"]
-
-
-# Families.
-
-
-def parts_of(name, words, component=""):
-    """An adapter on the modules of a published model whose path has one of ``words``."""
-    tensors = {}
-    (pipeline,) = [p for p in pipelines() if p.name.endswith(name)]
-    for place, network in pipeline.networks.items():
-        for path, module in modules(network).items():
-            if any(w in path for w in words) and component in ("", place):
-                full = f"{place}.{path}"
-                tensors[f"{full}.lora_A.weight"] = np.ones((1, module.in_features, *module.kernel), "f2")  # fmt: skip
-                tensors[f"{full}.lora_B.weight"] = np.ones((module.out_features, 1, *(1 for _ in module.kernel)), "f2")  # fmt: skip
-    return tensors
-
-
-@pytest.mark.parametrize(
-    ("name", "words", "family"),
-    [
-        ("stable-diffusion-v1-5", ["attn2.to_k"], "stable-diffusion"),
-        ("stable-diffusion-2-1", ["attn2.to_k"], "stable-diffusion"),
-        ("stable-diffusion-xl-base-1.0", ["attn2.to_k"], "stable-diffusion-xl"),
-        ("stable-diffusion-3.5-large", ["attn.to_q"], "stable-diffusion-3"),
-        ("FLUX.1-dev", ["attn.to_q"], "flux"),
-        ("Qwen-Image", ["attn.to_q", "img_mlp"], "qwen-image"),
-        ("Wan2.1-T2V-14B-Diffusers", ["attn1.to_q"], "wan"),
-        ("FLUX.2-dev", ["to_qkv_mlp_proj"], "flux2"),
-        ("HunyuanVideo", ["attn.to_q"], "hunyuan-video"),
-        ("Z-Image", ["attention.to_q"], "z-image"),
-    ],
-)
-def test_the_model_is_told_from_names_and_shapes(name, words, family):
-    found = read(parts_of(name, words)).inspection
-    assert found.architecture.family == family
-    assert found.architecture.confidence > 0.95
-    assert any(match.endswith(name) for match in found.base_model.matches)
-    assert sum(c.probability for c in found.architecture.candidates) <= 1.0001
-
-
-def test_width_of_the_context_names_the_base():
-    for name, width in (("stable-diffusion-v1-5", 768), ("stable-diffusion-2-1", 1024), ("stable-diffusion-xl-base-1.0", 2048)):  # fmt: skip
-        found = read(parts_of(name, ["attn2.to_k"], "unet")).inspection
-        assert {m.in_features for m in found.modules} == {width}
-        assert [match.endswith(name) for match in found.base_model.matches] == [True]
-
-
-def test_a_text_encoder_that_many_models_share_shares_the_probability():
-    found = read(parts_of("stable-diffusion-v1-5", ["mlp.fc1"], "text_encoder")).inspection
-    assert found.verdict == "INCONCLUSIVE"
-    assert len(found.architecture.candidates) >= 3
-    tensors = kohya(
-        "text_model.encoder.layers.0.mlp.fc1", draw(4, 768), draw(3072, 4), 2.0, "lora_te1_"
-    )
-    stated = read(tensors, {"ss_base_model_version": "sdxl_base_v1-0"}).inspection
-    assert stated.architecture.family == "stable-diffusion-xl"
 
 
 def test_language_models_with_a_transformer_are_not_pipelines():

@@ -1,13 +1,22 @@
 """MLX-LM against its own formula: ``y + scale · (x @ lora_a) @ lora_b``."""
 
+import io
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load
+from safetensors.torch import save as save_torch
 
-from adaptrix.convert.arrays import to_numpy_f64
+from adaptrix.convert.arrays import take_columns, take_rows, to_numpy_f64
 from adaptrix.convert.contents import gather
 from adaptrix.convert.formats import mlx
 from adaptrix.convert.options import ReadOptions
-from adaptrix.convert.writing import write_adapter
+from adaptrix.convert.writing import tensors_digest, write_adapter
+from adaptrix.schema.adapter import Scale
+from adaptrix.schema.errors import Refused
 
 NAME = "adapters.safetensors"
 
@@ -81,6 +90,28 @@ def test_old_npz_files_ask_for_alpha(make, tmp_path):
     assert {m.scale.value for m in answered.adapter.modules} == {20.0}
 
 
+@pytest.mark.parametrize(
+    ("more", "scale", "doubted"),
+    [
+        ({}, 10.0, True),  # from April to September 2024 alpha was written, and applied until June
+        ({"lora_layers": 16, "use_dora": False}, 10.0, True),
+        ({"num_layers": 16}, 10.0, False),
+        ({"fine_tune_type": "lora"}, 10.0, False),
+    ],
+)
+def test_alpha_beside_the_scale_was_applied_before_june_2024(make, more, scale, doubted):
+    tensors, _ = source()
+    parameters = {"rank": 3, "alpha": 6, "dropout": 0.0, "scale": 10.0}
+    said = {"lora_parameters": parameters, "model": "me/phi", **more}
+    reading = make.read(tensors, said, name=NAME)
+    assert {m.scale.value for m in reading.adapter.modules} == {scale}
+    rules = [p for p in reading.inspection.problems if p.code == "alpha_rule"]
+    assert [("20" in p.message, "--alpha 60" in p.hint) for p in rules] == [(True, True)] * doubted
+    answered = make.read(tensors, said, name=NAME, alpha=60)
+    wanted = 20.0 if doubted else scale
+    assert {m.scale.value for m in answered.adapter.modules} == {wanted}
+
+
 def test_dora_and_whole_weights(make):
     magnitudes = {f"{path}.m": np.ones(16, np.float32) for path in source()[1]}
     tensors, _ = source(**magnitudes)
@@ -116,6 +147,112 @@ def test_written_files_are_mlx_lms(make):
     for module in again.adapter.modules:
         np.testing.assert_allclose(make.delta_of(module), 20.0 * dense[module.path], rtol=1e-13)
         assert to_numpy_f64(module.a).shape == (3, 16)
+
+
+def written_npz(make, tensors, said, **options):
+    adapter = make.read(tensors, said, name=NAME, **options).adapter
+    written = write_adapter(adapter, "mlx-npz")
+    return written, {f.path: b"".join(bytes(c) for c in f.chunks()) for f in written.files}
+
+
+def test_npz_is_numpys_and_the_same_bytes_each_time(make):
+    tensors, _ = source()
+    written, stored = written_npz(make, tensors, config())
+    assert (written.fidelity, written.problems) == ("exact", ())
+    assert stored == written_npz(make, tensors, config())[1]
+    assert {f.path: f.size_bytes for f in written.files} == {k: len(v) for k, v in stored.items()}
+    arrays = np.load(io.BytesIO(stored["adapters.npz"]), allow_pickle=False)
+    assert sorted(arrays.files) == sorted(tensors)
+    for name, expected in tensors.items():
+        assert arrays[name].dtype == expected.dtype
+        np.testing.assert_array_equal(arrays[name], expected)
+    said = json.loads(stored["adapter_config.json"])
+    assert said["lora_layers"] == 2
+    assert said["lora_parameters"] == {
+        "rank": 3, "alpha": 3, "scale": 20.0, "dropout": 0.0,
+        "keys": ["self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj"],
+    }  # fmt: skip
+    again = make.read(stored["adapters.npz"], stored["adapter_config.json"], name="adapters.npz")
+    assert tensors_digest(again.adapter) == tensors_digest(make.read(tensors, config()).adapter)
+    assert {m.scale.value for m in again.adapter.modules} == {20.0}
+
+
+def test_npz_has_no_bfloat16_and_says_what_it_has_instead(make):
+    rng = np.random.default_rng(0)
+    path = "model.layers.0.self_attn.q_proj"
+    made = {f"{path}.lora_a": torch.tensor(rng.standard_normal((16, 2))).bfloat16(),
+            f"{path}.lora_b": torch.tensor(rng.standard_normal((2, 16))).bfloat16()}  # fmt: skip
+    said = config(rank=2, scale=4.0)
+    written, stored = written_npz(make, save_torch(made), said)
+    codes = {p.code: p for p in written.problems}
+    assert "2 bfloat16 tensors are float32" in codes["wide_dtype"].message
+    assert "the scale 4; without one MLX-LM applies 20" in codes["reader_settings"].message
+    arrays = np.load(io.BytesIO(stored["adapters.npz"]), allow_pickle=False)
+    for name, tensor in made.items():
+        assert arrays[name].dtype == np.float32
+        np.testing.assert_array_equal(arrays[name], tensor.float().numpy())
+
+
+def test_npz_refuses_by_name_what_mlx_lm_did_not_have(make):
+    tensors, _ = source(**{f"{path}.m": np.ones(16, "f4") for path in source()[1]})
+    with pytest.raises(Refused, match=r"DoRA .* model\.layers\.0\.self_attn\.k_proj"):
+        written_npz(make, tensors, {**config(), "fine_tune_type": "dora"})
+    head = {"lm_head.lora_a": np.ones((16, 3), "f4"), "lm_head.lora_b": np.ones((3, 64), "f4")}
+    with pytest.raises(Refused, match=r"outside of the layers .*lm_head"):
+        written_npz(make, source(**head)[0], config(), base_config=make.phi_config())
+    for change, other in ((1.5, 3), (1.0, 2)):
+        adapter = make.read(source()[0], config(), name=NAME).adapter
+        last = adapter.modules[-1]
+        odd = replace(
+            last, scale=Scale.absolute(20.0 * change, other),
+            a=take_rows(last.a, slice(other)), b=take_columns(last.b, slice(other)),
+        )  # fmt: skip
+        for target in ("mlx", "mlx-npz", "mlx-vlm"):
+            with pytest.raises(
+                Refused, match=r"one scale and one rank.*layers\.1\.self_attn\.v_proj"
+            ):
+                write_adapter(replace(adapter, modules=(*adapter.modules[:-1], odd)), target)
+
+
+def test_npz_counts_layers_from_the_last_one_of_a_known_base(make):
+    tensors, _ = source(layers=(6, 7))
+    written, stored = written_npz(make, tensors, {**config(), "model": "me/x"})
+    assert json.loads(stored["adapter_config.json"])["lora_layers"] == 8
+    assert [p.code for p in written.problems] == ["reader_settings"]
+    written, stored = written_npz(make, tensors, {**config(), "model": "microsoft/phi-2"})
+    assert json.loads(stored["adapter_config.json"])["lora_layers"] == 26
+    assert not written.problems
+
+
+LLAVA = {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"},
+         "text_config": {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32,
+                         "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}}  # fmt: skip
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_mlx_vlm_has_language_models_below_one_name(make, dora):
+    tensors, dense = source(**{f"{p}.m": np.ones(16, "f4") for p in source()[1]} if dora else {})
+    said = {**config(), **({"fine_tune_type": "dora"} if dora else {})}
+    for base, mine in ((make.phi_config(), "model."), (LLAVA, "model.language_model.")):
+        named = {k.replace("model.", mine, 1): v for k, v in tensors.items()}
+        adapter = make.read(named, said, name=NAME, base_config=base).adapter
+        written = write_adapter(adapter, "mlx-vlm")
+        stored = {f.path: b"".join(bytes(c) for c in f.chunks()) for f in written.files}
+        keys = json.loads(stored["adapter_config.json"])["lora_parameters"]["keys"]
+        assert keys == sorted(f"language_model.{path}" for path in dense)
+        assert load(stored[NAME]).keys() == {f"language_model.{name}" for name in tensors}
+        again = make.read(stored[NAME], stored["adapter_config.json"], name=NAME, base_config=base)
+        assert again.inspection.format.name == "mlx-vlm"
+        assert tensors_digest(again.adapter) == tensors_digest(adapter)
+        assert [m.scale for m in again.adapter.modules] == [m.scale for m in adapter.modules]
+
+
+def test_mlx_vlms_towers_are_refused_by_name(make):
+    path = "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
+    made = {f"{path}.lora_a": np.ones((1024, 3), "f4"), f"{path}.lora_b": np.ones((3, 1024), "f4")}
+    adapter = make.read(made, config(), name=NAME).adapter
+    with pytest.raises(Refused, match="vision_tower"):
+        write_adapter(adapter, "mlx-vlm")
 
 
 def test_mlx_vlms_alpha_has_two_meanings_and_is_asked_for(make):

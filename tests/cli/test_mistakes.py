@@ -1,0 +1,127 @@
+"""What somebody new gets wrong: each says what is wrong, what to do, and the right status."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from adaptrix.cli.main import run
+from adaptrix.hub.selection import select_adapter_files
+
+SAMPLES = Path(__file__).resolve().parents[2] / "samples" / "adapters"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPTRIX_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def said(capsys, *arguments):
+    capsys.readouterr()
+    status = run(list(arguments))
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pull nope", "inspect nope", "convert nope --to peft -o out", "inspect nope:v1",
+        "export nope --for peft -o out", "reflog nope", "restore nope", "show nope",
+    ],
+)  # fmt: skip
+def test_a_name_that_is_nowhere_is_not_found(line, capsys):
+    status, out, err = said(capsys, *line.split())
+    assert (status, out) == (5, "")
+    assert "nope" in err
+    assert "hint: " in err
+
+
+@pytest.mark.parametrize("verb", [["inspect"], ["pull", "--as", "x"], ["verify"]])
+def test_a_base_that_is_nowhere_is_never_taken_for_one_that_fits(verb, capsys):
+    assert run(["pull", str(SAMPLES / "math"), "--as", "math"]) == 0
+    source = "math" if verb == ["verify"] else str(SAMPLES / "math")
+    status, out, err = said(capsys, verb[0], source, *verb[1:], "--base", "nope")
+    assert (status, out) == (5, "")
+    assert "no such base model" in err
+
+
+def test_a_folder_of_several_adapters_names_them(capsys):
+    status, out, _ = said(capsys, "inspect", str(SAMPLES), "--json")
+    (problem,) = json.loads(out)["problems"]
+    assert status == 3
+    assert problem["code"] == "multiple_adapters"
+    assert "code, instruct, math, news, qa" in problem["message"]
+    status, _, err = said(capsys, "pull", str(SAMPLES))
+    assert status == 2
+    assert "code, instruct, math, news, qa" in err
+
+
+def test_a_run_with_states_of_training_only_names_them(capsys, tmp_path):
+    for step in (10, 20):
+        shutil.copytree(SAMPLES / "math", tmp_path / "run" / f"checkpoint-{step}")
+    _, _, err = said(capsys, "pull", "./run")
+    assert "checkpoint-10, checkpoint-20" in err
+    shutil.rmtree(tmp_path / "run" / "checkpoint-20")
+    status, _, err = said(capsys, "pull", "./run")
+    assert status == 2
+    assert "hint: Give checkpoint-10 itself." in err
+    assert run(["pull", "./run/checkpoint-10", "--as", "math"]) == 0
+
+
+def test_folders_are_named_only_where_none_is_chosen():
+    weights = "adapter_model.safetensors"
+    cases = {
+        (weights, f"a/{weights}"): (),
+        (f"a/{weights}", f"checkpoint-5/{weights}"): (),
+        (f"b/{weights}", f"a/{weights}"): ("a", "b"),
+        (f"checkpoint-5/{weights}", "README.md"): ("checkpoint-5",),
+        ("README.md",): (),
+    }
+    for names, folders in cases.items():
+        selection = select_adapter_files(dict.fromkeys(names, 10))
+        assert selection.folders == folders, names
+        assert not folders or not any(n.endswith(weights) for n in selection.wanted)
+
+
+@pytest.mark.parametrize("hours", ["-1", "nan"])
+def test_gc_takes_no_time_before_now(hours, capsys):
+    status, out, err = said(capsys, "gc", "--grace-hours", hours)
+    assert (status, out) == (2, "")
+    assert "0 or more" in err
+
+
+def test_an_unknown_format_is_not_blamed_on_a_flag_that_was_not_given(capsys):
+    assert run(["pull", str(SAMPLES / "math"), "--as", "math"]) == 0
+    status, _, err = said(capsys, "export", "math", "--for", "nope", "-o", "out")
+    assert status == 2
+    assert "--to" not in err
+    assert "peft" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ls zz*", "nothing of that name"), ("reflog", "no name has moved"),
+        ("remote", "remote add NAME URL"),
+    ],
+)  # fmt: skip
+def test_an_empty_list_says_so_on_stderr(line, words, capsys):
+    assert said(capsys, *line.split())[:2] == (0, "")
+    assert words in said(capsys, *line.split())[2]
+    assert said(capsys, *line.split(), "-q") == (0, "", "")
+    assert json.loads(said(capsys, *line.split(), "--json")[1])["rows"] == []
+
+
+def test_help_says_in_full_what_the_commands_do(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    status, out, _ = said(capsys, "--help")
+    assert status == 0
+    listed = out.partition("Commands:\n")[2].partition("\n\n")[0]
+    assert "..." not in listed
+    assert "gc " in listed
+    assert all(len(line) <= 60 for line in listed.splitlines())
