@@ -85,7 +85,9 @@ def _agrees(terms: Sum, size: int, values: dict[str, Fraction]) -> bool:
     if not unknown:
         return rest == 0
     if len(unknown) > 1:
-        return rest > 0
+        # Which part is which is not known; the sum is, and stays the same.
+        whole = "+".join(name for _, name in unknown)
+        return rest > 0 and values.setdefault(whole, rest) == rest
     constant, name = unknown[0]
     value = rest / constant
     if value <= 0 or value.denominator != 1:
@@ -97,7 +99,7 @@ def _agrees(terms: Sum, size: int, values: dict[str, Fraction]) -> bool:
 def _plausible(values: Mapping[str, Fraction]) -> bool:
     """Query heads are a multiple of key/value heads."""
     for name, value in values.items():
-        if "num_key_value_heads" not in name:
+        if "num_key_value_heads" not in name or "+" in name:
             continue
         wide = name.replace("num_key_value_heads", "num_attention_heads")
         if "/num_attention_heads" in name:

@@ -2,7 +2,7 @@
 
 ``foreign_name``: a name that the family does not have. ``bare``: all names only as its
 headless class has them; ``mixed``: some. ``wrapper``: a prefix that no class of it has.
-``also``, ``also_more``: modules with the same short names that were not seen, the first and
+``former``: some names that only former classes of it had. ``also``, ``also_more``: modules with the same short names that were not seen, the first and
 the further ones. ``all_linear``: exactly the linear modules of its body. ``shapes``: log
 probability of the shapes and layers (:mod:`~.likelihood`). ``declared``: log likelihood ratio
 of the declared name (:mod:`~.claims`). ``base_class``: the producer names a class of it, or
@@ -33,6 +33,8 @@ def by_names(entry: Hypothesis, seen: Seen, claims: Claims, saved: int = 0) -> C
         found["wrapper"] = 1
     if entry.bare:
         found["bare" if len(entry.bare) == len(entry.shapes) else "mixed"] = 1
+    if entry.former:
+        found["former"] = 1
     if entry.also:
         found["also"] = 1
         found["also_more"] = min(entry.also - 1, _MOST_MORE)

@@ -73,6 +73,7 @@ deepseek_v2 0.002 deepseek-v2
 deepseek_v3 0.002 deepseek-(v3|r1)(?!-distill)
 llama4 0.001 llama-?4
 mamba 0.002 mamba-(?!2)
+mamba2 0.001 mamba-?2|mamba-codestral|codestral-mamba
 jamba 0.001 jamba
 bert 0.03 (?<![a-z])bert(?!weet|in)
 roberta 0.03 (?<!xlm-)(?<!x)roberta|bertweet

@@ -25,6 +25,7 @@ RATIOS: Mapping[str, float] = {
     "mixed": 1e-2,
     "stated": 1e6,
     "base_class": 1e4,
+    "former": 0.1,
     "no_task": 0.1,
     "no_target": 0.01,
     "unsaved": 0.3,
