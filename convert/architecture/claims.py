@@ -26,7 +26,7 @@ _TELLING = 0.7
 _WRONG = 0.02
 """Share of adapters that declare another family's base."""
 _LEAST_SHARE = 1e-4
-_EXACT, _RELATED = 0.97, 0.7
+_EXACT, _RELATED = 0.85, 0.7
 """Share of the adapters that declare a known base, or a name made from it, of which it is one."""
 _LONGEST = 120
 _LIBRARY = re.compile(r"transformers\.models\.(\w+)\.modeling_")

@@ -19,8 +19,8 @@ from adaptrix.convert.architecture.claims import told
 from adaptrix.convert.architecture.evidence import Counts, by_names, by_shapes
 from adaptrix.convert.architecture.family import template
 from adaptrix.convert.architecture.hypotheses import hypotheses
-from adaptrix.convert.architecture.known_bases import KnownBase, known_bases
-from adaptrix.convert.architecture.likelihood import Likelihood
+from adaptrix.convert.architecture.known_bases import KnownBase, known_base, known_bases
+from adaptrix.convert.architecture.likelihood import KNOWN, Likelihood
 from adaptrix.convert.architecture.novelty import chance_of_layers, chance_of_sizes
 from adaptrix.convert.architecture.observed import (
     Claims,
@@ -53,6 +53,7 @@ _NAMED = 0.6
 _NAMED_AMONG_TWINS = 0.8
 """Where another family fits as well, only popularity speaks: ask for more."""
 _MOST_BASES = 8
+_CONTRADICTED = math.log(0.2)
 _HOPELESS = math.log(1e-12)
 
 
@@ -163,7 +164,23 @@ def weigh(seen: Seen, claims: Claims) -> Weighed:
             counts[name] |= more
         else:
             del counts[name]
+    _contradict(counts, shapes, claims)
     return Weighed(counts=counts, shapes=shapes, unknown=_unknown(seen))
+
+
+def _contradict(
+    counts: Mapping[str, Counts], shapes: Mapping[str, Likelihood], claims: Claims
+) -> None:
+    """A declared base that does not fit is worth less where another family's base does."""
+    declared = known_base(claims.base_name)
+    own = shapes.get(declared.family) if declared is not None else None
+    if declared is None or own is None or own.kind == KNOWN:
+        return
+    explained = (
+        f for f, s in shapes.items() if s.kind == KNOWN and "foreign_name" not in counts[f]
+    )
+    if any(explained):
+        counts[declared.family]["declared"] += _CONTRADICTED
 
 
 def _unknown(seen: Seen) -> float:
