@@ -8,6 +8,7 @@ heads); anything else is an error, never loaded and never dropped in silence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ _EMBEDDINGS = {"embed_tokens", "lm_head"}
 HEADS = {"classifier", "score", "qa_outputs", "pre_classifier"}
 VALUE_HEAD = ("v_head.", "value_head.")
 _OWN_WEIGHT = "the base model's own weight, in a dump of the whole model"
+_VARIANT = re.compile(r"\.(lora_\w+)\.")
 _HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 
 
@@ -70,18 +72,29 @@ def replacements(
                 smuggled.append(name)
             else:
                 _add(rest, name, tensor, parameter, role)
-    rest.unknown += smuggled
-    if smuggled:
-        message = f"{len(smuggled)} tensors that replace base weights are not declared"
-        rest.problems.append(
-            Problem.of("base_weights_inside", f"{message}, first {smuggled[0]}", where=smuggled[0])
-        )
+    _smuggled(rest, smuggled)
     _warn(rest)
     if whole:
         left = sum(entry.reason == _OWN_WEIGHT for entry in rest.ignored)
         message = f"a dump of the whole model: {left} base weights were left out"
         rest.problems.append(Problem.of("whole_model", message))
     return rest
+
+
+def _smuggled(rest: Leftovers, names: list[str]) -> None:
+    """Tensors that nothing declares: parts of some other LoRA, or weights of the base."""
+    rest.unknown += names
+    foreign = {name: match[1] for name in names if (match := _VARIANT.search(name))}
+    if foreign:
+        leaves = ", ".join(sorted({*foreign.values()})[:6])
+        message = f"{leaves}: tensors of a variant of LoRA that is not PEFT's"
+        rest.problems.append(Problem.of("unsupported_method", message, where=next(iter(foreign))))
+    plain = [name for name in names if name not in foreign]
+    if plain:
+        message = f"{len(plain)} tensors that replace base weights are not declared"
+        rest.problems.append(
+            Problem.of("base_weights_inside", f"{message}, first {plain[0]}", where=plain[0])
+        )
 
 
 def _left_out(key: Key, config: PeftConfig, *, whole: bool) -> str:
