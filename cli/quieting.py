@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+
+_TALKERS = ("torchao", "torch.utils._pytree")
+"""torchao names each of its libraries that does not fit this machine, wanted or not."""
 
 
 def quiet_libraries() -> None:
@@ -11,6 +15,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Else a base saved as a pickle sets off a thread that asks the Hub for another one.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    from transformers.utils import logging  # noqa: PLC0415
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
