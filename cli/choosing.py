@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adaptrix.cli.quieting import quiet_libraries
 from adaptrix.schema.errors import IncompatibleAdapter, UsageError
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ def choose(
             one is for something that is not run here.
         UsageError: one is named twice in a set, or there is neither adapter nor base.
     """
-    from adaptrix.loader.plan import WeightedAdapter  # noqa: PLC0415
-
     texts = list(dict.fromkeys(text for names in wanted for text, _ in names))
     opened = {text: registry.open(text) for text in texts}
     for stored in opened.values():
         _require_runnable(stored)
+    quiet_libraries()
+    # After everything that can be refused: what it imports takes seconds.
+    from adaptrix.loader.plan import WeightedAdapter  # noqa: PLC0415
+
     sets = tuple(_set(opened, names) for names in wanted)
     first: dict[str, float] = {}
     for weights in sets:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +180,18 @@ def test_one_adapter_without_a_declared_base_wants_one(capsys, tmp_path):
     assert status == 1
     assert "math:latest: it declares no base model" in err
     assert "hint: Pass --base." in err
+
+
+def test_a_run_that_is_refused_imports_no_model_code(tmp_path):
+    carry = [str(carried(tmp_path / "a")), "--as", "ia3", "--carry"]
+    assert run(["pull", *carry]) in {0, 3}
+    for name in ("nope", "ia3"):
+        code = f"""
+import sys
+from adaptrix.cli.main import run
+assert run(["run", "--adapters", {name!r}, "-p", "x"]) in (1, 5)
+assert "torch" not in sys.modules, "torch"
+assert "transformers" not in sys.modules, "transformers"
+"""
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+        assert done.returncode == 0, done.stderr
