@@ -117,7 +117,7 @@ black-forest-labs/FLUX.1-schnell flux 0.02 transformer=flux-schnell text_encoder
 black-forest-labs/FLUX.2-dev flux2 0.01 transformer=flux2-dev
 black-forest-labs/FLUX.2-klein-4B flux2 0.01 transformer=flux2-klein-4b text_encoder=qwen3-4b
 black-forest-labs/FLUX.2-klein-9B flux2 0.01 transformer=flux2-klein-9b
-lodestones/Chroma chroma 0.005 transformer=chroma text_encoder=t5-xxl
+lodestones/Chroma chroma 0.002 transformer=chroma text_encoder=t5-xxl
 Qwen/Qwen-Image qwen-image 0.03 transformer=qwen-image
 Qwen/Qwen-Image-2.1 qwen-image 0.002 transformer=qwen-image-2.1
 Wan-AI/Wan2.1-T2V-14B-Diffusers wan 0.03 transformer=wan-14b
@@ -155,10 +155,10 @@ Shitao/OmniGen-v1-diffusers omnigen 0.001 transformer=omnigen
 ideogram-ai/ideogram-v4 ideogram4 0.002 transformer=ideogram4
 krea/Krea-2 krea2 0.002 transformer=krea2
 baidu/ERNIE-Image ernie-image 0.001 transformer=ernie-image
-meituan-longcat/LongCat-Image longcat-image 0.001 transformer=longcat-image
-AIDC-AI/Ovis-Image-7B ovis-image 0.0005 transformer=ovis-image
-briaai/BRIA-3.2 bria 0.0005 transformer=bria-3.2 text_encoder=t5-xxl
-briaai/FIBO bria-fibo 0.001 transformer=bria-fibo
+meituan-longcat/LongCat-Image longcat-image 0.0001 transformer=longcat-image
+AIDC-AI/Ovis-Image-7B ovis-image 0.0001 transformer=ovis-image
+briaai/BRIA-3.2 bria 0.0001 transformer=bria-3.2 text_encoder=t5-xxl
+briaai/FIBO bria-fibo 0.0001 transformer=bria-fibo
 ACE-Step/acestep-v15-base ace-step 0.001 transformer=ace-step
 stabilityai/stable-audio-open-1.0 stable-audio 0.0005 transformer=stable-audio
 Efficient-Large-Model/Sana_1600M_1024px_diffusers sana 0.003 transformer=sana

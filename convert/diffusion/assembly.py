@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from adaptrix.convert.arrays import reshape
 from adaptrix.convert.contents import Contents
+from adaptrix.convert.diffusion.alone import NORMS, blank, changes, is_norm, models_of, with_factors
 from adaptrix.convert.diffusion.bare import KEY
 from adaptrix.convert.diffusion.detection import best_pipelines, kernel_of
 from adaptrix.convert.diffusion.fused import split_update
@@ -78,13 +79,18 @@ def read_modules(
     """
     replaced = replacements or {}
     leaves = leaves_of(name for name in contents.tensors if name not in replaced)
-    named = places(leaves.groups, _sizes(leaves.groups, contents.tensors))
+    sizes = _sizes(leaves.groups, contents.tensors)
+    named = places(leaves.groups, sizes)
+    alone = any(set(parts) == {"diff_b"} for parts in leaves.groups.values())
+    paths = {name: place.paths for name, place in named.found.items()} if alone else {}
+    models = models_of(paths, sizes) if alone else ()
     found = _Found(unknown=list(leaves.unknown))
     _tokens(leaves.tokens, found)
-    _unplaced(named, leaves.groups, found)
+    _unplaced(named, leaves.groups, contents.tensors, found)
     for name, place in named.found.items():
         keys = leaves.groups[name]
-        parts = {part: contents.tensors[key] for part, key in keys.items()}
+        stored = {part: contents.tensors[key] for part, key in keys.items()}
+        parts = with_factors(stored, place.paths, models)
         made = _made(name, place, parts, options.alpha, split_alpha=split_alpha)
         _add(made, name, keys, found)
     if leaves.unknown:
@@ -165,9 +171,26 @@ def _tokens(tokens: Iterable[str], found: _Found) -> None:
         found.problems.append(Problem.of("token_embeddings", message, where=names[0]))
 
 
-def _unplaced(named: Places, groups: Mapping[str, Mapping[str, str]], found: _Found) -> None:
+def _unplaced(
+    named: Places,
+    groups: Mapping[str, Mapping[str, str]],
+    tensors: Mapping[str, LazyTensor],
+    found: _Found,
+) -> None:
+    parts = {name: {p: tensors[k] for p, k in groups[name].items()} for name in named.missing}
+    norms = [name for name, group in parts.items() if is_norm(group)]
+    changed = [name for name in norms if changes(parts[name])]
+    for name in norms:
+        reason = NORMS if name in changed else "all zero: changes nothing"
+        found.ignored += [IgnoredTensor(name=k, reason=reason) for k in groups[name].values()]
+    if changed:
+        message = f"{len(changed)} modules: {NORMS}"
+        found.problems.append(Problem.of("unsupported_method", message, where=changed[0]))
     for names, reason in (
-        (named.missing, "no module of a diffusion model that is known here has the name"),
+        (
+            [name for name in named.missing if name not in norms],
+            "no module of a diffusion model that is known here has the name",
+        ),
         (named.ambiguous, "several modules can be meant by the name"),
     ):
         found.unknown += [key for name in names for key in groups[name].values()]
@@ -254,15 +277,9 @@ def with_biases(factors: list[Factors]) -> tuple[Factors, ...]:
         return tuple(factors)
     return tuple(
         pair if pair.bias_delta is not None or not pair.b.shape
-        else replace(pair, bias_delta=zeros(pair.b.shape[0], pair.b))
+        else replace(pair, bias_delta=blank((pair.b.shape[0],), pair.b))
         for pair in factors
     )  # fmt: skip
-
-
-def zeros(count: int, like: LazyTensor) -> LazyTensor:
-    """A vector of zeros in ``like``'s dtype."""
-    size = count * like.dtype.itemsize
-    return replace(like, shape=(count,), load=lambda: bytes(size))
 
 
 def _notes(found: _Found) -> None:

@@ -169,9 +169,11 @@ def unflattened(component: str, flat: str) -> frozenset[str]:
     return frozenset(form.format(*numbers) for form in forms)
 
 
-def has_size(paths: Sequence[str], size: tuple[int, int]) -> bool:
+def has_size(
+    paths: Sequence[str], size: tuple[int, int], models: Sequence[Pipeline] | None = None
+) -> bool:
     """Whether some model has all of ``paths`` and they are together a layer of ``(out, in)``."""
-    for pipeline in pipelines():
+    for pipeline in pipelines() if models is None else models:
         found = [module for path in paths if (module := pipeline.module(path)) is not None]
         total = (sum(m.out_features for m in found), *{m.in_features for m in found})
         if len(found) == len(paths) and total == size:

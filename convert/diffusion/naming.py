@@ -176,6 +176,9 @@ def _plain(path: str, component: str) -> str:
         path = path.replace(".processor.", ".")
     path = path.removesuffix("_lora")
     head, _, last = path.rpartition(".")
+    if component.startswith("text_encoder") and path.startswith("encoder.layers."):
+        path = f"text_model.{path}"  # transformers 5 dropped it from CLIP's class
+        head = f"text_model.{head}"
     if component.startswith("text_encoder") and last in _OLD_TEXT:
         return f"{head}.{_OLD_TEXT[last]}"
     form = flattened(NUMBER.sub("{}", path))

@@ -70,7 +70,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("xlora", "xlora", "routed_adapter", "X-LoRA mixes several adapters by a classifier", r"internal_xlora_classifier", score=0.99, least=0.0),
     _kind("poly", "poly", "routed_adapter", "Poly mixes skills by a router", r"poly_(router|lora)", score=0.99, least=0.0),
     _kind("adapterhub", "bottleneck", "bottleneck_adapter", "bottleneck adapters add layers to the model", r"\.adapters?\.[^.]+\.adapter_(down|up)|\.adapter_(down|up)\.|phm_rule", score=0.95),
-    _kind("comfyui", "lora", _UNSUPPORTED, "factors named lora_down and lora_up, of modules that no known model has", r"\.lora_(down|up)\.weight$", score=0.85),
+    _kind("comfyui", "lora", _UNSUPPORTED, "factors named lora_down and lora_up, of modules that no known model has", r"[._](lora_|lora\.)(down|up)\.weight$", score=0.85),
     _kind("keras", "lora", _UNSUPPORTED, "LoRA of Keras: factors are numbered by layer, without names or alpha", r"lora_(kernel|embeddings)_[ab]$", score=0.95, hint="Save each layer's lora_kernel_a and lora_kernel_b as PEFT's lora_A and lora_B."),
     _kind("tensor-list", "lora", _UNSUPPORTED, "a bare list of matrices without names; perhaps factors of lora_diffusion", r"^\d+$", score=0.7, hint="Convert it to safetensors with the tool that wrote it."),
     _kind("adalora", "adalora", _UNSUPPORTED, "AdaLoRA without its configuration, which has the rank that scales it", r"\.lora_E\b", score=0.97, least=0.1, hint="Put adapter_config.json beside it."),

@@ -247,3 +247,42 @@ def test_a_network_of_no_table_is_diffusers_by_its_attentions():
     again = read_adapter(AdapterFiles(location="mem", files={source.name: source})).adapter
     for value in [*found.values(), *products(again).values()]:
         np.testing.assert_allclose(value, 4 * (b.astype("f8") @ (a.astype("f8") @ probe(24))))
+
+
+def distilled(norm):
+    """A file of lightx2v's kind: one pair, one bias alone, differences of norms."""
+    a, b = RNG.standard_normal((2, 5120)).astype("f4"), RNG.standard_normal((5120, 2)).astype("f4")
+    place, bias = "diffusion_model.blocks.0", RNG.standard_normal(64).astype("f4")
+    return bias, {
+        f"{place}.self_attn.q.lora_down.weight": a, f"{place}.self_attn.q.lora_up.weight": b,
+        "diffusion_model.head.head.diff_b": bias, f"{place}.norm3.diff": np.full(5120, norm, "f4"),
+        f"{place}.self_attn.k.diff_b": np.zeros(5120, "f4"),
+    }  # fmt: skip
+
+
+def test_a_bias_alone_is_a_pair_of_zeros_with_that_bias():
+    bias, tensors = distilled(0.0)
+    reading = read(tensors)
+    assert reading.adapter is not None, reading.inspection.problems
+    modules = {str(m.path): m for m in reading.adapter.modules}
+    assert modules.keys() == {"transformer.blocks.0.attn1.to_q", "transformer.proj_out"}
+    head = modules["transformer.proj_out"]
+    assert (head.a.shape, head.b.shape) == ((1, 5120), (64, 1))
+    assert not to_numpy_f64(head.a).any()
+    assert not to_numpy_f64(head.b).any()
+    np.testing.assert_array_equal(head.scale.value * to_numpy_f64(head.bias_delta), bias)
+    assert len(reading.inspection.tensors.ignored) == 2  # all zero
+
+
+def test_a_difference_of_norms_is_refused_as_that():
+    _, tensors = distilled(0.5)
+    (problem,) = [p for p in read(tensors).inspection.problems if p.severity == "error"]
+    assert (problem.code, "norms" in problem.message) == ("unsupported_method", True)
+
+
+def test_text_encoders_of_transformers_5_have_the_published_names():
+    place = "text_encoder.encoder.layers.3.self_attn.q_proj"
+    a, b = RNG.standard_normal((2, 768)).astype("f4"), RNG.standard_normal((768, 2)).astype("f4")
+    reading = read({f"{place}.lora_A.weight": a, f"{place}.lora_B.weight": b})
+    (module,) = reading.adapter.modules
+    assert module.path == "text_encoder.text_model.encoder.layers.3.self_attn.q_proj"
