@@ -20,6 +20,7 @@ from adaptrix.convert.draft import Draft, Factors, Format, Recognition, refuse
 from adaptrix.convert.formats.mlx_experts import expert_pairs
 from adaptrix.convert.formats.peft_config import finite_alpha, whole_rank
 from adaptrix.convert.keys import strip_wrappers
+from adaptrix.convert.layouts.mlx import transformers_name
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers.mlx import write
 from adaptrix.schema.adapter import BaseRequirement, ModuleKind, Scale
@@ -113,10 +114,11 @@ def _group(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, dict[str, str]]
     unknown: list[str] = []
     for name in tensors:
         match = _LEAF.fullmatch(strip_wrappers(name))
-        if match is None or match["leaf"] in modules.get(match["path"], {}):
+        path = transformers_name(match["path"]) if match else ""
+        if match is None or match["leaf"] in modules.get(path, {}):
             unknown.append(name)
         else:
-            modules.setdefault(match["path"], {})[match["leaf"]] = name
+            modules.setdefault(path, {})[match["leaf"]] = name
     return modules, unknown
 
 

@@ -7,11 +7,11 @@ approximated.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Container, Mapping
 from functools import partial
 
 from adaptrix.convert.arrays import transpose
+from adaptrix.convert.layouts.mlx import mlx_name
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
 from adaptrix.convert.written import Written
@@ -22,8 +22,8 @@ from adaptrix.schema.errors import Refused
 from adaptrix.schema.report import Fidelity
 from adaptrix.schema.tensor import LazyTensor
 
-NAMED = re.compile(r"lm_head|model\.embed_tokens|model\.layers\.\d+\.(?!.*\bexperts\.).+")
-"""Paths that MLX-LM's classes share with those of transformers, experts excepted."""
+LAYERS = {ModuleKind.LINEAR, ModuleKind.CONV1D}
+"""Kinds that are linear layers in MLX, GPT-2's Conv1D among them: its weight is transposed."""
 
 
 def write(adapter: Adapter) -> Written:
@@ -32,10 +32,9 @@ def write(adapter: Adapter) -> Written:
     Raises:
         Refused: several scales or ranks, tensors that MLX-LM has no place for.
     """
-    check_holds(adapter, "mlx", "MLX-LM", {ModuleKind.LINEAR, ModuleKind.EMBEDDING})
-    check_names(adapter, "mlx", NAMED)
-    paths = {str(module.path): str(module.path) for module in adapter.modules}
-    keys: list[Json] = [*sorted({_key(path) for path in paths})]
+    check_holds(adapter, "mlx", "MLX-LM", LAYERS | {ModuleKind.EMBEDDING})
+    paths = names_of(adapter, "mlx")
+    keys: list[Json] = [*sorted({_key(path) for path in paths.values()})]
     return two_files(adapter, paths, config_of(adapter, keys))
 
 
@@ -67,19 +66,20 @@ def check_holds(adapter: Adapter, target: str, tool: str, kinds: Container[Modul
         raise Refused(problem, where=target, code="unsupported_target")
 
 
-def check_names(adapter: Adapter, target: str, named: re.Pattern[str]) -> None:
-    """Refuse modules whose name in MLX's classes is another one, or is not known.
-
-    MLX loads what it has a place for and says nothing of the rest (``strict=False``): a file
-    with other names would be the base itself.
+def names_of(adapter: Adapter, target: str) -> dict[str, str]:
+    """MLX-LM's name of every module.
 
     Raises:
-        Refused: a module that does not match ``named``.
+        Refused: a module whose name there is not known.
     """
+    found: dict[str, str] = {}
     for module in adapter.modules:
-        if not named.fullmatch(module.path):
-            message = f"the name that MLX gives {module.path} is not known, and it would ignore it"
+        name = mlx_name(adapter.family, module.path)
+        if name is None:
+            message = f"the name that MLX's class gives {module.path} is not known"
             raise Refused(message, where=target, code="unsupported_target")
+        found[str(module.path)] = name
+    return found
 
 
 def _problem(adapter: Adapter, tool: str, kinds: Container[ModuleKind]) -> str:
@@ -114,7 +114,7 @@ def _tensors(module: AdaptedModule, path: str) -> dict[str, LazyTensor]:
 
 def _key(path: str) -> str:
     """The name inside a layer; outside the layers the whole path (``linear_to_lora_layers``)."""
-    _, inside, rest = path.partition(".layers.")
+    _, inside, rest = path.partition(".h." if ".h." in path else ".layers.")
     return rest.partition(".")[2] if inside else path
 
 

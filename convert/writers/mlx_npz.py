@@ -15,11 +15,11 @@ import re
 
 from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.writers.files import bytes_file
-from adaptrix.convert.writers.mlx import NAMED, check_holds, check_names
+from adaptrix.convert.writers.mlx import LAYERS, check_holds, names_of
 from adaptrix.convert.writers.npz_file import transposed_npz
 from adaptrix.convert.written import Written
 from adaptrix.schema import media_types
-from adaptrix.schema.adapter import Adapter, ModuleKind
+from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import Refused
 from adaptrix.schema.report import Fidelity, Problem
@@ -27,7 +27,7 @@ from adaptrix.schema.tensor import LazyTensor
 
 _NAME, _CONFIG = "adapters.npz", "adapter_config.json"
 _BUILT_IN_SCALE = 20.0
-_PLACE = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?P<key>.+)")
+_PLACE = re.compile(r"\w+\.(?:layers|h)\.(?P<layer>\d+)\.(?P<key>.+)")
 
 
 def write(adapter: Adapter) -> Written:
@@ -37,19 +37,20 @@ def write(adapter: Adapter) -> Written:
         Refused: several scales or ranks; modules or tensors that MLX-LM of that time had no
             place for (DoRA, embeddings, the head).
     """
-    check_holds(adapter, "mlx-npz", "MLX-LM", {ModuleKind.LINEAR})
-    check_names(adapter, "mlx-npz", NAMED)
+    check_holds(adapter, "mlx-npz", "MLX-LM", LAYERS)
+    names = names_of(adapter, "mlx-npz")
     tensors: dict[str, LazyTensor] = {}
     layers, keys = set(), set()
     for module in adapter.modules:
-        place = _PLACE.fullmatch(module.path)
+        name = names[module.path]
+        place = _PLACE.fullmatch(name)
         if place is None or module.magnitude is not None:
             part = "DoRA" if place else "modules outside of the layers"
             message = f"MLX-LM had no {part} before it left npz: {module.path}"
             raise Refused(message, where="mlx-npz", code="unsupported_target")
         layers.add(int(place["layer"]))
         keys.add(place["key"])
-        tensors |= {f"{module.path}.lora_a": module.a, f"{module.path}.lora_b": module.b}
+        tensors |= {f"{name}.lora_a": module.a, f"{name}.lora_b": module.b}
     weights, notes = transposed_npz(_NAME, tensors)
     count, told = _layer_count(adapter, layers)
     text = json.dumps(_config(adapter, count, sorted(keys)), indent=4, sort_keys=True) + "\n"

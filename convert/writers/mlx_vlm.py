@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import re
 
-from adaptrix.convert.writers.mlx import NAMED, check_holds, check_names, config_of, two_files
+from adaptrix.convert.layouts.mlx import mlx_name
+from adaptrix.convert.writers.mlx import LAYERS, check_holds, config_of, two_files
 from adaptrix.convert.written import Written
-from adaptrix.schema.adapter import Adapter, ModuleKind
+from adaptrix.schema.adapter import Adapter
 from adaptrix.schema.canonical import Json
+from adaptrix.schema.errors import Refused
 
 INSIDE, TEXT = "model.language_model.", "language_model."
-_NAMED = re.compile(rf"{NAMED.pattern}|model\.language_model\.layers\.\d+\.(?!.*\bexperts\.).+")
+_INSIDE = re.compile(r"model\.language_model\.layers\.\d+\.(?!.*\bexperts\.).+")
 
 
 def write(adapter: Adapter) -> Written:
@@ -26,11 +28,17 @@ def write(adapter: Adapter) -> Written:
     Raises:
         Refused: several scales or ranks; embeddings and modules of a vision tower.
     """
-    check_holds(adapter, "mlx-vlm", "mlx-vlm", {ModuleKind.LINEAR})
-    check_names(adapter, "mlx-vlm", _NAMED)
-    paths = {str(module.path): language_name(module.path) for module in adapter.modules}
+    check_holds(adapter, "mlx-vlm", "mlx-vlm", LAYERS)
+    paths = {str(module.path): _name(adapter.family, module.path) for module in adapter.modules}
     keys: list[Json] = [*sorted(paths.values())]
     return two_files(adapter, paths, config_of(adapter, keys))
+
+
+def _name(family: str, path: str) -> str:
+    if not _INSIDE.fullmatch(path) and mlx_name(family, path) != path:
+        message = f"the name that mlx-vlm's class gives {path} is not known"
+        raise Refused(message, where="mlx-vlm", code="unsupported_target")
+    return language_name(path)
 
 
 def language_name(path: str) -> str:

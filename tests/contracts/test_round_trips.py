@@ -316,7 +316,8 @@ def tried(strategy, target: str, config, outcome: Outcome, examples: int = 30) -
 
 FAMILIES = {
     "peft": set(BASES), "loralib": set(BASES), "gguf": set(BASES),
-    **{name: {"phi", "llama", "qwen2", "gemma", "phi3"} for name in ("mlx", "mlx-npz", "mlx-vlm")},
+    **{name: set(BASES) - {"bloom", "falcon"} for name in ("mlx", "mlx-npz")},
+    "mlx-vlm": {"phi", "llama", "qwen2", "gemma", "phi3"},
     "torchtune": {"llama", "qwen2", "gemma"},
     "litgpt": {"phi", "llama", "qwen2", "gemma"},
     **{f"phi-l{n}": {"phi"} for n in (1, 2, 3, 5)},

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
 
+from adaptrix import Registry
 from adaptrix.samples import BASE_DIR
 from adaptrix.schema.errors import Refused
 
@@ -18,6 +23,8 @@ lora = pytest.importorskip("mlx_lm.tuner.lora")
 dora = pytest.importorskip("mlx_lm.tuner.dora")
 mlx_nn = pytest.importorskip("mlx.nn")
 mlx_utils = pytest.importorskip("mlx.utils")
+tuner = pytest.importorskip("mlx_lm.tuner.utils")
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 conftest = sys.modules.get("tests.conftest") or sys.modules["conftest"]
 reference = conftest.load_helper("engine_reference", Path(__file__).parent / "reference.py")
 
@@ -98,6 +105,53 @@ def test_mlx_vlms_schema_is_read_as_its_loader_does(agree, case, tmp_path):
     whole.apply(lambda array: array.astype(mx.float32))
     got = np.array(whole.language_model(mx.array([reference.IDS])))[0]
     agree(got, wanted, reference.base_logits())
+
+
+NAMED_OTHERWISE = {
+    "gpt2": ({"n_embd": 64, "n_layer": 2, "n_head": 4, "n_ctx": 64}, ["c_attn", "c_proj", "c_fc"]),
+    "gpt_neox": (
+        {**SIZES, "intermediate_size": 256, "hidden_act": "gelu_pytorch_tanh", "rotary_pct": 0.25, "rotary_emb_base": 10000},
+        ["query_key_value", "dense", "dense_h_to_4h"],
+    ),
+    "gpt_bigcode": ({"n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 96, "attention_bias": True,
+                     "mlp_bias": True,
+            "activation_function": "gelu"}, ["c_attn", "c_fc"]),
+    "olmoe": ({**SIZES, "intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2}, ["q_proj", "o_proj"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", NAMED_OTHERWISE)
+def test_mlx_lms_own_names(agree, family, tmp_path):
+    """Classes whose modules have other names than in transformers, or begin otherwise."""
+    sizes, targets = NAMED_OTHERWISE[family]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, vocab_size=128, bos_token_id=0, eos_token_id=0, pad_token_id=0, **sizes)  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        # MLX-LM reads GPT-2's checkpoints as they were published, without a head's prefix.
+        (model.transformer if family == "gpt2" else model).save_pretrained(tmp_path / "base")
+        ids = torch.tensor([reference.IDS])
+        plain = model(ids).logits[0].numpy()
+        settings = LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=6, target_modules=targets, fan_in_fan_out=family == "gpt2")  # fmt: skip
+        tuned = get_peft_model(model, settings)
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2)
+        tuned.save_pretrained(tmp_path / "made")
+        wanted = tuned.eval()(ids).logits[0].numpy()
+    base = tmp_path / "base"
+    stored = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**stored, **sizes}))
+    with Registry(tmp_path / "home") as registry:
+        out = tmp_path / "mlx"
+        done = registry.convert(str(tmp_path / "made"), to="mlx", output=out, base=str(base))
+    assert done.fidelity == "exact"
+    loaded, _ = utils.load_model(base)
+    without = np.array(loaded(mx.array([reference.IDS])))[0]
+    agree(without, plain, None)
+    got = np.array(tuner.load_adapters(loaded, str(out))(mx.array([reference.IDS])))[0]
+    agree(got, wanted, without)
 
 
 def test_several_ranks_are_refused_not_lost(tmp_path):

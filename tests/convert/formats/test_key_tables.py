@@ -8,6 +8,8 @@ from adaptrix.convert.formats import litgpt as litgpt_reader
 from adaptrix.convert.gguf_names import ARCHITECTURES, FUSED_QKV
 from adaptrix.convert.layouts import phi
 from adaptrix.convert.layouts.decoder import DECODERS, OUTER, module_path, part_of
+from adaptrix.convert.layouts.mlx import mlx_name
+from adaptrix.convert.layouts.mlx import transformers_name as mlx_to_transformers
 from adaptrix.convert.writers import litgpt as litgpt_writer
 from adaptrix.convert.writers import torchtune as torchtune_writer
 from adaptrix.convert.writers.mlx_vlm import language_name, transformers_name
@@ -85,3 +87,21 @@ def test_mlx_vlms_names_lead_back(has_images):
     inside = "model.language_model." if has_images else "model."
     for path in (*(inside + tail for tail in tails), "lm_head"):
         assert transformers_name(language_name(path), has_images=has_images) == path
+
+
+MLX = {
+    "gpt_neox": ["gpt_neox.layers.3.attention.query_key_value", "gpt_neox.layers.3.mlp.dense_h_to_4h"],
+    "gpt2": ["transformer.h.3.attn.c_attn", "transformer.h.3.mlp.c_proj"],
+    "gpt_bigcode": ["transformer.h.3.attn.c_attn"],
+    "llama": ["model.layers.3.self_attn.q_proj", "lm_head", "model.embed_tokens"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", MLX)
+def test_mlx_lms_names_lead_back(family):
+    names = [mlx_name(family, path) for path in MLX[family]]
+    assert None not in names
+    assert [mlx_to_transformers(name) for name in names] == MLX[family]
+    assert all(family_named(family).shapes(path) for path in MLX[family])
+    for other in ("transformer.h.3.self_attention.dense", "model.layers.0.mlp.experts.3.up_proj"):
+        assert mlx_name("bloom", other) is None

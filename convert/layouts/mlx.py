@@ -1,0 +1,44 @@
+"""Names of modules in MLX-LM's classes, where they are known to be those of transformers or not.
+
+MLX-LM before 0.32, and mlx-vlm, load what they have a place for and say nothing of the rest,
+so a name that is not known here is refused. Checked against the classes of MLX-LM 0.32 by
+``tests/engines/test_mlx_lm.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_SAME = re.compile(r"lm_head|model\.embed_tokens|model\.layers\.\d+\.(?!.*\bexperts\.).+")
+"""Paths that are the same in both, experts excepted: MLX-LM stacks them."""
+_OWN: Mapping[str, str] = {
+    "gpt_bigcode": r"transformer\.h\.\d+\..+", "qwen": r"lm_head|transformer\.h\.\d+\..+",
+    "mamba": r"backbone\.layers\.\d+\..+", "mamba2": r"backbone\.layers\.\d+\..+",
+}  # fmt: skip
+"""Families whose paths are the same, and begin otherwise."""
+_BLOCKS: Mapping[str, tuple[str, str]] = {
+    "gpt_neox": ("gpt_neox.layers.", r"attention\.(?:query_key_value|dense)|mlp\.dense_\w+"),
+    "gpt2": ("transformer.h.", r"attn\.c_(?:attn|proj)|mlp\.c_(?:fc|proj)"),
+}
+"""What a block begins with in transformers, and its modules; in MLX-LM it is ``model.h.``."""
+_MLX_BLOCK = "model.h."
+
+
+def mlx_name(family: str, path: str) -> str | None:
+    """MLX-LM's name of a module; None when it is not known."""
+    if family in _BLOCKS:
+        block, tail = _BLOCKS[family]
+        match = re.fullmatch(rf"{re.escape(block)}(\d+\.(?:{tail}))", path)
+        return f"{_MLX_BLOCK}{match[1]}" if match else None
+    known = re.fullmatch(_OWN[family], path) if family in _OWN else _SAME.fullmatch(path)
+    return path if known else None
+
+
+def transformers_name(path: str) -> str:
+    """Inverse of :func:`mlx_name`: the tail tells which class it is of."""
+    for block, tail in _BLOCKS.values():
+        match = re.fullmatch(rf"{re.escape(_MLX_BLOCK)}(\d+\.(?:{tail}))", path)
+        if match:
+            return f"{block}{match[1]}"
+    return path
