@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-
-_TALKERS = ("torchao", "torch.utils._pytree")
-"""torchao names each of its libraries that does not fit this machine, wanted or not."""
 
 
 def quiet_libraries() -> None:
@@ -15,8 +11,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Else a base saved as a pickle sets off a thread that asks the Hub for another one.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    for name in _TALKERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
 
-    disable_progress_bar()
+    logging.disable_progress_bar()

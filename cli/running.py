@@ -12,6 +12,7 @@ from adaptrix.cli.chatting import Chat
 from adaptrix.cli.choosing import Chosen, choose
 from adaptrix.cli.comparing import compare, comparison_lines
 from adaptrix.cli.output import Mode, Output, reader_has_gone
+from adaptrix.cli.quieting import quiet_libraries
 from adaptrix.schema.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def execute(request: RunRequest, home: Path | None, out: Output) -> int:
     wanted = [request.adapters if row.adapters is None else row.adapters for row in rows]
     with _registry(home) as registry:
         chosen = choose(registry, wanted or [request.adapters], request.base)
+        quiet_libraries()
         from adaptrix.loader.generate import GenerateOptions  # noqa: PLC0415
 
         options = GenerateOptions(**request.settings)
