@@ -1,6 +1,6 @@
 """llama.cpp's stacked experts as one pair per expert, ``gate`` and ``up`` together again.
 
-The inverse of :mod:`adaptrix.convert.writers.gguf_experts`.
+The inverse of :mod:`adaptrix.convert.writers.stacked_experts`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from adaptrix.convert.draft import Factors
 from adaptrix.convert.layouts.experts import slice_of
 from adaptrix.convert.layouts.fusing import CannotJoin, join
 from adaptrix.convert.numeric import np
-from adaptrix.convert.writers.gguf_experts import PARTS
+from adaptrix.convert.writers.stacked_experts import PARTS
 from adaptrix.schema.adapter import ModuleKind
 from adaptrix.schema.report import Problem
 
