@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adaptrix.cli.quieting import quiet_libraries
 from adaptrix.schema.errors import IncompatibleAdapter, UsageError
 
 if TYPE_CHECKING:
@@ -44,13 +45,18 @@ def choose(
     """Open the adapters of all sets; without ``--base`` they must declare the same one.
 
     Raises:
-        IncompatibleAdapter: they declare different bases, or none; lists who wants what.
+        IncompatibleAdapter: they declare different bases, or none; lists who wants what. Or
+            one is for something that is not run here.
         UsageError: one is named twice in a set, or there is neither adapter nor base.
     """
-    from adaptrix.loader.plan import WeightedAdapter  # noqa: PLC0415
-
     texts = list(dict.fromkeys(text for names in wanted for text, _ in names))
     opened = {text: registry.open(text) for text in texts}
+    for stored in opened.values():
+        _require_runnable(stored)
+    quiet_libraries()
+    # After everything that can be refused: what it imports takes seconds.
+    from adaptrix.loader.plan import WeightedAdapter  # noqa: PLC0415
+
     sets = tuple(_set(opened, names) for names in wanted)
     first: dict[str, float] = {}
     for weights in sets:
@@ -77,11 +83,30 @@ def _set(
     return found
 
 
+def _require_runnable(stored: StoredAdapter) -> None:
+    """Refuse before a base is looked for, and perhaps fetched."""
+    from adaptrix.convert.diffusion.models import is_of_diffusion  # noqa: PLC0415
+
+    name, adapter = stored.reference, stored.adapter
+    if adapter.obstacle:
+        hint = f"For PEFT: adaptrix export {name} --for peft -o FOLDER"
+        raise IncompatibleAdapter(adapter.obstacle, where=name, hint=hint)
+    if is_of_diffusion(adapter.family):
+        raise IncompatibleAdapter(
+            f"an adapter of {adapter.family}: diffusion pipelines are not run here",
+            where=name,
+            hint=f"For diffusers: adaptrix export {name} --for diffusers -o FOLDER",
+        )
+
+
 def _agreed_base(opened: Mapping[str, StoredAdapter]) -> str:
     if not opened:
         raise UsageError("no adapters", where="run", hint="Pass --adapters, or --base alone.")
     declared = {name: stored.adapter.base_name for name, stored in opened.items()}
     names = set(declared.values())
+    if names == {""} and len(declared) == 1:
+        (name,) = declared
+        raise IncompatibleAdapter("it declares no base model", where=name, hint="Pass --base.")
     if len(names) != 1 or names == {""}:
         wants = ", ".join(
             f"{name} wants {base or 'nothing declared'}" for name, base in declared.items()

@@ -15,6 +15,7 @@ from adaptrix.cli.run_documents import (
     CompareDocument,
     PlanDocument,
     RunDocument,
+    SaveDocument,
 )
 from adaptrix.compose.planning import ModulePlan, PairRow
 from adaptrix.registry.diffing import DiffReport
@@ -290,6 +291,7 @@ def documents() -> dict[str, Any]:
         "restore": MoveRow,
         "rm": RmDocument,
         "run": RunDocument,
+        "run-save": SaveDocument,
         "run-batch": BatchDocument,
         "run-compare": CompareDocument,
         "run-dry-run": PlanDocument,

@@ -23,6 +23,16 @@ def pull_line(report: PullReport) -> str:
     )
 
 
+def next_step(report: PullReport) -> str:
+    """What one does with a version that is here now."""
+    from adaptrix.convert.diffusion.models import is_of_diffusion  # noqa: PLC0415
+
+    name = report.reference.removesuffix(":latest")
+    if is_of_diffusion(report.architecture):
+        return f"adaptrix export {name} --for diffusers -o FOLDER"
+    return f"adaptrix run --adapters {name} -p TEXT"
+
+
 def pull_everything(
     remote: str, home: Path | None, out: Output, *, name: str | None, force: bool, dry_run: bool
 ) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 
@@ -11,6 +12,9 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Else a base saved as a pickle sets off a thread that asks the Hub for another one.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    from transformers.utils import logging  # noqa: PLC0415
+    for name in ("torchao", "torch.utils._pytree"):
+        # Where torchao is installed, transformers imports it, and it tells what it lacks.
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
-    logging.disable_progress_bar()
+    disable_progress_bar()

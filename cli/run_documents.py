@@ -45,6 +45,18 @@ class RunDocument(RunPlace):
     problems: list[Problem]
 
 
+class SaveDocument(RunPlace):
+    """``run --save`` without a prompt: the folder that was written."""
+
+    path: str
+    bytes: int
+    adapters: list[UsedAdapter]
+    timings_s: dict[str, float]
+    survival: dict[str, Any]
+    verdict: Verdict
+    problems: list[Problem]
+
+
 class BatchRow(TypedDict):
     """One row of ``run --batch``; without ``--json`` a line of its own."""
 

@@ -13,7 +13,9 @@ from adaptrix.cli.choosing import Chosen, choose
 from adaptrix.cli.comparing import compare, comparison_lines
 from adaptrix.cli.output import Mode, Output, reader_has_gone
 from adaptrix.cli.quieting import quiet_libraries
+from adaptrix.cli.saving import save
 from adaptrix.schema.errors import UsageError
+from adaptrix.store.new_folder import require_new_folder
 
 if TYPE_CHECKING:
     from adaptrix.cli.batch import Job
@@ -55,6 +57,7 @@ class RunRequest:
     dtype: str
     settings: Mapping[str, Any]
     dry_run: bool
+    save: Path | None = None
 
 
 def execute(request: RunRequest, home: Path | None, out: Output) -> int:
@@ -68,6 +71,8 @@ def execute(request: RunRequest, home: Path | None, out: Output) -> int:
     from adaptrix.cli.batch_lines import read_rows  # noqa: PLC0415
 
     # Said before torch is imported, so that a mistake costs no seconds.
+    if request.save is not None:
+        require_new_folder(request.save)
     rows = [] if request.batch is None else read_rows(request.batch, request.adapters)
     wanted = [request.adapters if row.adapters is None else row.adapters for row in rows]
     with _registry(home) as registry:
@@ -210,6 +215,11 @@ def _generate(
     session.self_check()
     check = session.check
     out.problems(check.problems)
+    if request.save is not None:
+        saved = save(session, chosen, setting_fields(session), request.save, out)
+        if request.prompt is None:
+            out.document(saved, ids=[saved["path"]])
+            return check.verdict.exit_status
     if request.prompt is None:
         Chat(session, options, out).run()
         return check.verdict.exit_status

@@ -90,6 +90,19 @@ class Contents:
         return frozenset(file.kind for file in self.tensor_files)
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """Weights left aside that are neither a run's state nor the chosen ones once more."""
+        stems = {PurePosixPath(file.name).stem for file in self.tensor_files}
+        names = [(name, PurePosixPath(name)) for name in self.ignored_files]
+        return tuple(
+            name
+            for name, path in names
+            if path.stem not in stems
+            and not _TRAINING_STATE.fullmatch(path.name)
+            and not _NUMBERED.fullmatch(path.name)
+        )
+
+    @property
     def is_one_state(self) -> bool:
         """Whether the files are one state dict: a single file or a complete set of shards."""
         names = [file.name for file in self.tensor_files]

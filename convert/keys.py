@@ -16,9 +16,11 @@ _WRAPPERS = re.compile(
     r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)(?:\.|$)"
 )
 _CONTAINERS = re.compile(
-    r"(?:(?:state_dict|module|model|app|llm|pretrained_model)\.)+(?=base_model\.)"
+    r"(?!base_model\.)((?:(?:state_dict|module|model|app|llm|pretrained_model)\.)+(?=base_model\.)"
+    r"|(?:\w+\.)+?(?=base_model\.model\.))"
 )
-"""Keys of the dicts and wrappers in which trainers keep a PEFT model."""
+"""What stands before a PEFT model's own root: the dict or the model that a trainer keeps it in."""
+_OF_ALL = {"state_dict", "module", "model", "app"}
 _FACTOR = re.compile(
     r"(?:(?P<path>.*)\.)?(?P<leaf>lora_A|lora_B|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector|lora_diag)(?:\.(?P<rest>[^.]+(?:\.(?:weight|bias))?))?"
@@ -48,6 +50,13 @@ class Key:
     adapter: str = ""
 
 
+def container_of(key: str) -> str:
+    """The model that holds a PEFT model in ``key``, ``""`` without; ``llm`` of ``model.llm.``."""
+    match = _CONTAINERS.match(_WRAPPERS.sub("", key))
+    names = match[1].split(".") if match else []
+    return ".".join(name for name in names if name and name not in _OF_ALL)
+
+
 def strip_wrappers(key: str) -> str:
     """``key`` without wrapper prefixes; a second call changes nothing."""
     key = _WRAPPERS.sub("", key)
@@ -59,7 +68,8 @@ def strip_wrappers(key: str) -> str:
                 key = key[len(prefix) :]
                 break
         else:
-            return key
+            # A PEFT model inside of another model, or of another PEFT model.
+            return key.replace(".base_model.model.", ".")
 
 
 @lru_cache(maxsize=16_384)

@@ -88,6 +88,9 @@ def read_adapter(files: AdapterFiles, options: ReadOptions = ReadOptions()) -> R
     if contents.ignored_files:
         message = f"left aside: {', '.join(contents.ignored_files[:8])}"
         draft = _with(draft, [Problem.of("ignored_files", message)])
+    if contents.beside and draft.factors:
+        message = f"other weights stand beside the adapter's: {', '.join(contents.beside[:8])}"
+        draft = _with(draft, [Problem.of("weights_beside", message, where=contents.beside[0])])
     return _finish(files.location, report, draft, options, contents.config or {})
 
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -17,6 +18,7 @@ from adaptrix.loader.generate import GenerateOptions, Generation, Prompt, genera
 from adaptrix.loader.merge import Merged
 from adaptrix.loader.plan import LoadPlan, WeightedAdapter, plan
 from adaptrix.loader.rows import by_row
+from adaptrix.loader.saving import save_model
 from adaptrix.schema.errors import IncompatibleAdapter, NotFound, UsageError
 from adaptrix.schema.report import Verdict
 
@@ -176,6 +178,24 @@ class Session:
             raise NotFound(f"no adapter {unknown[0]!r} in this session", where="use")
         chosen = [replace(self.known[name], weight=weight) for name, weight in weights.items()]
         return plan(self.base.structure, chosen, mode=self.mode)
+
+    def save(self, folder: Path, recipe: Mapping[str, Any]) -> int:
+        """Write the model with the present set merged, for transformers to load.
+
+        Returns:
+            Bytes written.
+
+        Raises:
+            UsageError: attached mode, or the folder holds something.
+            IncompatibleAdapter: the set did not arrive.
+            OSError: it cannot be written.
+        """
+        if not isinstance(self._effect, Merged):
+            raise UsageError("only a merged model can be saved", where="--mode attached")
+        with self.base.occupancy.lock:
+            self._require_effect()
+            self.self_check()
+            return save_model(self.base, folder, recipe)
 
     @contextmanager
     def rows(self, plans: Sequence[LoadPlan], at: Sequence[int]) -> Iterator[None]:

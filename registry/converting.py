@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +18,7 @@ from adaptrix.registry.settings import Settings
 from adaptrix.schema.errors import AccessDenied, StoreError, UsageError
 from adaptrix.schema.report import Fidelity
 from adaptrix.store.home import Home
+from adaptrix.store.new_folder import appearing, require_new_folder, staging
 
 
 def convert(
@@ -68,29 +67,27 @@ def convert(
 
 
 def _write(files: tuple[WrittenFile, ...], output: Path, *, single: bool) -> None:
-    if single:
-        if output.exists():
-            raise UsageError("the file is there already", where=str(output))
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError("expected a new or empty folder", where=str(output))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        for file in files:
-            path = staging / file.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as sink:
-                for chunk in file.chunks():
-                    sink.write(chunk)
-                sink.flush()
-                os.fsync(sink.fileno())
-        if single:
-            (staging / files[0].path).rename(output)
-        else:
-            staging.chmod(0o755)
-            staging.replace(output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    if not single:
+        require_new_folder(output)
+        with appearing(output) as place:
+            _write_to(place, files)
+        return
+    if output.exists():
+        raise UsageError("the file is there already", where=str(output))
+    with staging(output) as place:
+        _write_to(place, files)
+        (place / files[0].path).rename(output)
+
+
+def _write_to(place: Path, files: tuple[WrittenFile, ...]) -> None:
+    for file in files:
+        path = place / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as sink:
+            for chunk in file.chunks():
+                sink.write(chunk)
+            sink.flush()
+            os.fsync(sink.fileno())
 
 
 @contextlib.contextmanager

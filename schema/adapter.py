@@ -209,7 +209,7 @@ class Adapter:
         """Why it cannot be added to weights or to other adapters; ``""`` when it can."""
         if self.carried is None:
             return ""
-        return f"a {self.method} adapter is kept as it is: it is no low-rank update by itself"
+        return f"kept as it is: {self.method} is no low-rank update by itself"
 
     @property
     def ranks(self) -> tuple[int, ...]:

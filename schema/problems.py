@@ -166,6 +166,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     "reader_settings": ProblemCode(Severity.WARNING, ""),
     "declared_base_differs": ProblemCode(Severity.WARNING, ""),
     "ignored_files": ProblemCode(Severity.NOTE, ""),
+    "weights_beside": ProblemCode(
+        Severity.WARNING, "", hint="If they were trained with it, this adapter is only a part."
+    ),
     # The store itself (fsck, reindex).
     "corrupt_blob": _fail("Run adaptrix fsck --repair, then pull what needs the blob again."),
     "missing_blob": _fail("Pull the adapter again: blobs that are there are not fetched twice."),

@@ -22,7 +22,7 @@ from adaptrix.cli.options import (
 )
 from adaptrix.cli.output import Output
 from adaptrix.cli.progress import progress
-from adaptrix.cli.pulling import pull_everything, pull_line
+from adaptrix.cli.pulling import next_step, pull_everything, pull_line
 
 
 def pull(
@@ -83,5 +83,5 @@ def pull(
     if report.same_as:
         out.note(f"note: the same adapter is here as {', '.join(report.same_as)}")
     if not dry_run and not any(problem.code == "carried" for problem in report.problems):
-        out.hint(f"adaptrix run --adapters {report.reference.removesuffix(':latest')} -p TEXT")
+        out.hint(next_step(report))
     raise typer.Exit(report.verdict.exit_status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,6 +32,9 @@ def run(
         typer.Option(help="merged or attached; merged unless a batch mixes adapters."),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Base, each, and all.")] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Write the merged model to a new folder.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Upper bound of new tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus mass.")] = 1.0,
@@ -47,6 +51,7 @@ def run(
     """Merge adapters into their base model, or attach them, and generate.
 
     Without a prompt on a terminal: a chat. Exit status follows the self-check.
+    With --save and no prompt it only writes the model, which transformers loads.
     A line of --batch is {"prompt": …} or {"messages": […]}, and what differs from the
     options: adapters, weights, max_new_tokens, temperature, top_p, top_k, seed, stop, id.
 
@@ -56,8 +61,10 @@ def run(
         raise UsageError("--batch excludes --prompt and --compare", where="run")
     wanted = [] if adapters is None else weighted_list(adapters)
     out = Output(as_json=as_json, quiet=quiet)
+    if save is not None and (batch is not None or compare or mode == "attached"):
+        raise UsageError("--save excludes --batch, --compare and --mode attached", where="run")
     text = None
-    if batch is None and not dry_run:
+    if batch is None and not dry_run and not (save is not None and prompt is None):
         text = running.read_prompt(prompt, chat_possible=out.human and not compare)
     settings = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
@@ -66,5 +73,6 @@ def run(
     request = running.RunRequest(
         adapters=wanted, base=base, prompt=text, batch=batch, batch_size=batch_size, mode=mode,
         compare=compare, device=device, dtype=dtype, settings=settings, dry_run=dry_run,
+        save=save,
     )  # fmt: skip
     raise typer.Exit(running.execute(request, home, out))

@@ -30,7 +30,7 @@ def similar(
     cells = [
         (
             row.reference, row.digest.short, f"{row.profile:.3f}",
-            "-" if row.cosine is None else f"{row.cosine:.4f}", row.shared, row.description[:40],
+            "-" if row.cosine is None else f"{row.cosine:z.4f}", row.shared, row.description[:40],
         )
         for row in rows
     ]  # fmt: skip

@@ -19,8 +19,10 @@ from adaptrix.convert.architecture.shapes import (
     is_task_head,
 )
 from adaptrix.convert.draft import Factors
+from adaptrix.convert.layouts.experts import slice_of
+from adaptrix.convert.layouts.heads import experts_of
 from adaptrix.convert.options import ReadOptions
-from adaptrix.schema.adapter import Replacement
+from adaptrix.schema.adapter import ModuleKind, Replacement
 from adaptrix.schema.errors import AdaptrixError
 from adaptrix.schema.report import Problem
 
@@ -93,6 +95,7 @@ def _fit_given(
         wrong.insert(0, f"modules are those of {family}, {name} is {base.family_name}")
     elif wrong and (built := _built(base, options)) is not None:
         wrong = _wrong_modules(factors, replacements, built, sizes)
+    wrong += _beyond(factors, experts_of(options.base_config or {}))
     problems = [Problem.of("wrong_base", text) for text in wrong[:_MOST]]
     resized = [_resized(r, sizes) for r in replacements]
     problems += [Problem.of("replaces_base_weights", text) for text in resized if text]
@@ -108,6 +111,15 @@ def _wrong_modules(
 ) -> list[str]:
     wrong = _mismatches(factors, base, layers=sizes.layers)
     return wrong + _wrong_replacements(replacements, base)
+
+
+def _beyond(factors: Sequence[Factors], experts: int | None) -> list[str]:
+    """The first expert that the base does not have."""
+    for pair in factors if experts is not None else ():
+        part = slice_of(pair.path) if pair.kind is ModuleKind.PARAMETER else None
+        if part is not None and part[1] >= (experts or 0):
+            return [f"{pair.path} is not one of the base's {experts} experts"]
+    return []
 
 
 def _built(base: BaseModules, options: ReadOptions) -> BuiltModules | None:

@@ -89,6 +89,26 @@ PLAIN_FAMILIES: tuple[Family, ...] = (
         _block("layers.{}.", _FUSED.format("attention", "mlp", "3h")),
         _block("", "embedding.word_embeddings h,v word_embeddings h,v output_layer v,h"), heads=_HEAD,
     ),
+    _family(
+        "exaone", "transformer.",
+        _block("h.{}.", "attn.attention.q_proj q,h attn.attention.k_proj k,h attn.attention.v_proj k,h "
+               "attn.attention.out_proj h,q mlp.c_fc_0 i,h mlp.c_fc_1 i,h mlp.c_proj h,i"),
+        _block("", "wte h,v"), heads=_HEAD,
+    ),
+    _family(
+        "llada", "model.transformer.",
+        _block("blocks.{}.", "q_proj q,h k_proj k,h v_proj k,h attn_out h,q ff_proj i,h up_proj i,h ff_out h,i"),
+        _block("", "wte h,v ff_out v,h"),
+    ),
+    _family(
+        "molmo", "model.transformer.",
+        _block("blocks.{}.", "att_proj q+2k,h attn_out h,q ff_proj ?,h ff_out h,?"),
+        _block("", "ff_out v,h"),
+    ),
+    _family(
+        "esmc", "",
+        _block("transformer.blocks.{}.", "attn.layernorm_qkv.{} 3h,h attn.out_proj h,h ffn.{} ?,?"),
+    ),
     _family("stable-diffusion", "unet.", _UNET),
     _family(
         "timm", "timm_model.",

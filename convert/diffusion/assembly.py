@@ -14,9 +14,10 @@ from adaptrix.convert.diffusion.alone import NORMS, blank, changes, is_norm, mod
 from adaptrix.convert.diffusion.bare import KEY
 from adaptrix.convert.diffusion.detection import best_pipelines, kernel_of
 from adaptrix.convert.diffusion.fused import split_update
-from adaptrix.convert.diffusion.leaves import DOWN, UP, leaves_of
+from adaptrix.convert.diffusion.leaves import leaves_of
 from adaptrix.convert.diffusion.models import COMPONENTS
 from adaptrix.convert.diffusion.naming import Place, Places, places
+from adaptrix.convert.diffusion.sizes import sizes_of
 from adaptrix.convert.diffusion.updates import Update, update_of
 from adaptrix.convert.draft import Draft, Factors
 from adaptrix.convert.options import ReadOptions
@@ -79,7 +80,7 @@ def read_modules(
     """
     replaced = replacements or {}
     leaves = leaves_of(name for name in contents.tensors if name not in replaced)
-    sizes = _sizes(leaves.groups, contents.tensors)
+    sizes = sizes_of(leaves.groups, contents.tensors)
     named = places(leaves.groups, sizes)
     alone = any(set(parts) == {"diff_b"} for parts in leaves.groups.values())
     paths = {name: place.paths for name, place in named.found.items()} if alone else {}
@@ -115,19 +116,6 @@ def read_modules(
         fidelity=Fidelity.ROUNDING if found.computed else Fidelity.EXACT,
         extra=one_component(factors),
     )
-
-
-def _sizes(
-    groups: Mapping[str, Mapping[str, str]], tensors: Mapping[str, LazyTensor]
-) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of the modules that have a plain pair of matrices."""
-    found = {}
-    for name, keys in groups.items():
-        if DOWN in keys and UP in keys:
-            down, up = tensors[keys[DOWN]].shape, tensors[keys[UP]].shape
-            if len(down) == len(up) == 2:
-                found[name] = (up[0], down[1])
-    return found
 
 
 def one_component(factors: Iterable[Factors]) -> dict[str, Json]:

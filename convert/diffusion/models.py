@@ -96,6 +96,11 @@ def pipelines() -> tuple[Pipeline, ...]:
     return _table().pipelines
 
 
+def is_of_diffusion(family: str) -> bool:
+    """Whether a family is one of the table's, and no language model."""
+    return any(pipeline.family == family for pipeline in pipelines())
+
+
 def _pipeline(row: str) -> Pipeline:
     name, family, prior, *components = row.split()
     networks = dict(entry.split("=") for entry in components)

@@ -33,7 +33,7 @@ from adaptrix.convert.formats.peft_variants import (
     parse_variant,
     without_training_state,
 )
-from adaptrix.convert.keys import FACTOR_LEAVES, parse_key
+from adaptrix.convert.keys import FACTOR_LEAVES, container_of, parse_key
 from adaptrix.convert.layouts.experts import base_path
 from adaptrix.convert.merged_linear import expand
 from adaptrix.convert.options import ReadOptions
@@ -180,11 +180,14 @@ def _method(config: PeftConfig, factors: list[Factors], *, dora: bool) -> str:
 
 
 def _several(tensors: Mapping[str, LazyTensor]) -> Problem | None:
-    keys = [parse_key(name) for name in tensors]
-    adapters = {key.adapter or "default" for key in keys if key.leaf in FACTOR_LEAVES}
-    if len(adapters) < 2:
+    keys = {name: parse_key(name) for name in tensors}
+    factors = {name: key for name, key in keys.items() if key.leaf in FACTOR_LEAVES}
+    adapters = {key.adapter or "default" for key in factors.values()}
+    holders = {container_of(name) for name in factors}
+    if len(adapters) < 2 and len(holders) < 2:
         return None
-    message = f"the file holds the adapters {', '.join(sorted(adapters)[:8])}"
+    several = adapters if len(adapters) > 1 else {f"of {name or 'the model'}" for name in holders}
+    message = f"the file holds the adapters {', '.join(sorted(several)[:8])}"
     return Problem.of("multiple_adapters", message)
 
 

@@ -43,6 +43,10 @@ _VARIANTS: Mapping[str, tuple[str, str, str]] = {
         "Load it with PEFT, which grows the base so, and merge it there.",
     ),
 }
+_SWITCHES = {
+    "use_rslora", "use_dora", "use_qalora", "use_bdlora",  # read
+    "use_cache", "use_gradient_checkpointing", "use_reentrant", "use_unsloth",  # of training alone
+}  # fmt: skip
 _NARROWING = ("exclude_modules", "layers_to_transform")
 KEPT_FIELDS = ("init_lora_weights", "lora_dropout", "peft_version")
 
@@ -338,6 +342,12 @@ def _variant_problems(config: Mapping[str, Json]) -> list[Problem]:
         if config.get(name):
             where = f"{CONFIG_NAME}:{name}"
             found.append(Problem.of(code, message, where=where, hint=hint))
+    for name in sorted(config):
+        if name.startswith("use_") and config[name] is True and name not in _SWITCHES:
+            message = f"{name[:40]}: a variant of LoRA that is not PEFT's"
+            found.append(
+                Problem.of("unsupported_method", message, where=f"{CONFIG_NAME}:{name[:40]}")
+            )
     init = _init(config)
     if _residual(config):
         message = f"init_lora_weights {init[:40]!r} trains on what it leaves of the base"

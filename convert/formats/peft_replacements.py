@@ -8,10 +8,12 @@ heads); anything else is an error, never loaded and never dropped in silence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adaptrix.convert.formats.peft_config import PeftConfig
+from adaptrix.convert.formats.peft_tokens import WRAPPER, folded, rows_of
 from adaptrix.convert.keys import Key, parse_key
 from adaptrix.schema.adapter import Replacement, ReplacementRole
 from adaptrix.schema.report import IgnoredTensor, Problem
@@ -21,6 +23,7 @@ _EMBEDDINGS = {"embed_tokens", "lm_head"}
 HEADS = {"classifier", "score", "qa_outputs", "pre_classifier"}
 VALUE_HEAD = ("v_head.", "value_head.")
 _OWN_WEIGHT = "the base model's own weight, in a dump of the whole model"
+_VARIANT = re.compile(r"\.(lora_\w+)\.")
 _HEAD_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 
 
@@ -47,12 +50,15 @@ def replacements(
     tensors: Mapping[str, LazyTensor], config: PeftConfig, targeted: set[str]
 ) -> Leftovers:
     """Sort every tensor that is no factor; ``targeted`` are the adapted modules' paths."""
-    rest = Leftovers()
+    whole_tokens = folded(tensors, config)
+    rest = Leftovers(found=dict(whole_tokens.found))
     smuggled: list[str] = []
     habit = _saves_embeddings(tensors, config, targeted)
     whole = is_whole_model(tensors, targeted)
     for name, tensor in tensors.items():
         key = parse_key(name)
+        if name in whole_tokens.names:
+            continue
         if reason := _left_out(key, config, whole=whole):
             rest.ignore(name, reason)
         elif key.leaf == "trainable_tokens_delta":
@@ -66,18 +72,29 @@ def replacements(
                 smuggled.append(name)
             else:
                 _add(rest, name, tensor, parameter, role)
-    rest.unknown += smuggled
-    if smuggled:
-        message = f"{len(smuggled)} tensors that replace base weights are not declared"
-        rest.problems.append(
-            Problem.of("base_weights_inside", f"{message}, first {smuggled[0]}", where=smuggled[0])
-        )
+    _smuggled(rest, smuggled)
     _warn(rest)
     if whole:
         left = sum(entry.reason == _OWN_WEIGHT for entry in rest.ignored)
         message = f"a dump of the whole model: {left} base weights were left out"
         rest.problems.append(Problem.of("whole_model", message))
     return rest
+
+
+def _smuggled(rest: Leftovers, names: list[str]) -> None:
+    """Tensors that nothing declares: parts of some other LoRA, or weights of the base."""
+    rest.unknown += names
+    foreign = {name: match[1] for name in names if (match := _VARIANT.search(name))}
+    if foreign:
+        leaves = ", ".join(sorted({*foreign.values()})[:6])
+        message = f"{leaves}: tensors of a variant of LoRA that is not PEFT's"
+        rest.problems.append(Problem.of("unsupported_method", message, where=next(iter(foreign))))
+    plain = [name for name in names if name not in foreign]
+    if plain:
+        message = f"{len(plain)} tensors that replace base weights are not declared"
+        rest.problems.append(
+            Problem.of("base_weights_inside", f"{message}, first {plain[0]}", where=plain[0])
+        )
 
 
 def _left_out(key: Key, config: PeftConfig, *, whole: bool) -> str:
@@ -131,17 +148,15 @@ def _saves_embeddings(
     alone that nothing declares is none of PEFT's.
     """
     named = {path.rpartition(".")[2] for path in (*targeted, *(config.targets or ()))}
-    copied = {
-        _parameter(key).rpartition(".")[0] for key in map(parse_key, tensors) if _is_copy(key)
-    }
+    copied = {_copied(key) for key in map(parse_key, tensors)} - {""}
     return bool(named & _EMBEDDINGS) or len({c.rpartition(".")[2] for c in copied}) > 1
 
 
-def _is_copy(key: Key) -> bool:
-    parameter = _parameter(key)
-    return parameter.rpartition(".")[0].rpartition(".")[2] in _EMBEDDINGS and key.leaf in {
-        "parameter", "base_layer.weight",
-    }  # fmt: skip
+def _copied(key: Key) -> str:
+    """The embedding or head that the tensor is a copy of, or ``""``."""
+    module = _parameter(key).rpartition(".")[0].removesuffix(WRAPPER)
+    copy = key.leaf in {"parameter", "base_layer.weight"}
+    return module if copy and module.rpartition(".")[2] in _EMBEDDINGS else ""
 
 
 def _role(parameter: str, key: Key, config: PeftConfig, *, habit: bool) -> ReplacementRole | None:
@@ -192,9 +207,7 @@ def _equal(one: LazyTensor, two: LazyTensor) -> bool:
 def _add_tokens(
     rest: Leftovers, name: str, tensor: LazyTensor, key: Key, config: PeftConfig
 ) -> None:
-    last = key.path.rpartition(".")[2]
-    rows = config.token_indices.get(last, config.token_indices.get(key.path))
-    rows = rows or config.token_indices.get("")
+    rows = rows_of(key.path, config)
     if rows is None or len(tensor.shape) != 2 or tensor.shape[0] != len(rows):
         have = "no" if rows is None else str(len(rows))
         message = f"{list(tensor.shape)} trainable token rows, trainable_token_indices has {have}"

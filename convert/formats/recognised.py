@@ -64,7 +64,7 @@ _SOFT = "it stores virtual tokens or prefixes, not weight updates"
 KINDS: tuple[Kind, ...] = (
     _kind("soft-prompt", "prompt_tuning", "soft_prompt", _SOFT, r"(^|\.)(prompt_embeddings|prompt_encoder\b|prompt_tuning)", score=0.95),
     _kind("prefix-tuning", "prefix_tuning", "soft_prompt", _SOFT, r"prefix_encoder|prefix_tuning|(^|\.)past_key_values\b", score=0.95),
-    _kind("adaption-prompt", "adaption_prompt", "soft_prompt", _SOFT, r"adaption_(prompt|gate)", score=0.95),
+    _kind("adaption-prompt", "adaption_prompt", "soft_prompt", _SOFT, r"adaption_(prompt|gate)|(^|\.)(adapter_query|adapter_wte|gating_factor)\b", score=0.95),
     _kind("textual-inversion", "textual_inversion", "soft_prompt", "it stores embeddings of new words", r"^(clip_[lg]|<[^>]+>|emb_params|string_to_param.*)$", least=0.6),
     _kind("ia3", "ia3", "ia3", "IA³ stores factors of activations, no low-rank update", r"\.ia3_l\b", score=0.95),
     _kind("xlora", "xlora", "routed_adapter", "X-LoRA mixes several adapters by a classifier", r"internal_xlora_classifier", score=0.99, least=0.0),

@@ -25,12 +25,28 @@ _BLOCKS: Mapping[str, tuple[str, str]] = {
 _MLX_BLOCK = "model.h."
 
 
+_SWITCHED: Mapping[str, str] = {
+    "qwen2_moe": "mlp", "qwen3_moe": "mlp", "olmoe": "mlp", "mixtral": "block_sparse_moe",
+}  # fmt: skip
+"""What holds the experts in MLX-LM, as ``switch_mlp``; in transformers it is ``mlp``."""
+_EXPERTS = re.compile(r"(model\.layers\.\d+)\.mlp\.(experts\.)?(\w+)")
+
+
+def _of_experts(family: str, path: str) -> str | None:
+    match = _EXPERTS.fullmatch(path) if family in _SWITCHED else None
+    if match is None:
+        return None
+    return f"{match[1]}.{_SWITCHED[family]}.{'switch_mlp.' if match[2] else ''}{match[3]}"
+
+
 def mlx_name(family: str, path: str) -> str | None:
     """MLX-LM's name of a module; None when it is not known."""
     if family in _BLOCKS:
         block, tail = _BLOCKS[family]
         match = re.fullmatch(rf"{re.escape(block)}(\d+\.(?:{tail}))", path)
         return f"{_MLX_BLOCK}{match[1]}" if match else None
+    if (inside := _of_experts(family, path)) is not None:
+        return inside
     known = re.fullmatch(_OWN[family], path) if family in _OWN else _SAME.fullmatch(path)
     return path if known else None
 

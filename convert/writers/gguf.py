@@ -21,9 +21,9 @@ from adaptrix.convert.layouts.row_orders import part_rows
 from adaptrix.convert.numeric import np
 from adaptrix.convert.writers.families import other_family
 from adaptrix.convert.writers.files import encoded_file
-from adaptrix.convert.writers.gguf_experts import PARTS, is_expert, stacks
 from adaptrix.convert.writers.heads import base_heads, heads_of
 from adaptrix.convert.writers.scales import alpha_for
+from adaptrix.convert.writers.stacked_experts import PARTS, is_expert, stacks
 from adaptrix.convert.written import Written
 from adaptrix.schema import media_types
 from adaptrix.schema.adapter import AdaptedModule, Adapter, ModuleKind

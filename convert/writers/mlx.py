@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from functools import partial
 
 from adaptrix.convert.arrays import transpose
 from adaptrix.convert.layouts.mlx import mlx_name
 from adaptrix.convert.safetensors_file import safetensors_bytes
 from adaptrix.convert.writers.files import bytes_file, encoded_file
+from adaptrix.convert.writers.stacked_experts import is_expert, stacks
 from adaptrix.convert.written import Written
 from adaptrix.schema import media_types
 from adaptrix.schema.adapter import AdaptedModule, Adapter, ModuleKind
@@ -32,15 +34,28 @@ def write(adapter: Adapter) -> Written:
     Raises:
         Refused: several scales or ranks, tensors that MLX-LM has no place for.
     """
-    check_holds(adapter, "mlx", "MLX-LM", LAYERS | {ModuleKind.EMBEDDING})
-    paths = names_of(adapter, "mlx")
-    keys: list[Json] = [*sorted({_key(path) for path in paths.values()})]
-    return two_files(adapter, paths, config_of(adapter, keys))
-
-
-def two_files(adapter: Adapter, paths: Mapping[str, str], config: Mapping[str, Json]) -> Written:
-    """``adapters.safetensors`` under the names in ``paths``, and ``adapter_config.json``."""
+    experts = stacks(adapter, "mlx")
+    plain = tuple(module for module in adapter.modules if not is_expert(module))
+    whole = replace(adapter, modules=(*plain, *(stack.logical for stack in experts)))
+    kinds = LAYERS | {ModuleKind.EMBEDDING} | {stack.logical.kind for stack in experts}
+    check_holds(whole, "mlx", "MLX-LM", kinds)
+    paths = names_of(whole, "mlx")
     tensors: dict[str, LazyTensor] = {}
+    for stack in experts:
+        name = paths[stack.logical.path]
+        tensors |= {f"{name}.lora_a": stack.a, f"{name}.lora_b": stack.b}
+    keys: list[Json] = [*sorted({_key(path) for path in paths.values()})]
+    return two_files(replace(adapter, modules=plain), paths, config_of(whole, keys), tensors)
+
+
+def two_files(
+    adapter: Adapter,
+    paths: Mapping[str, str],
+    config: Mapping[str, Json],
+    stacked: Mapping[str, LazyTensor] | None = None,
+) -> Written:
+    """``adapters.safetensors`` under the names in ``paths``, and ``adapter_config.json``."""
+    tensors = dict(stacked or {})
     for module in adapter.modules:
         tensors |= _tensors(module, paths[module.path])
     text = json.dumps(config, indent=4, sort_keys=True) + "\n"

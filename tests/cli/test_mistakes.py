@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from adaptrix.cli.main import run
 from adaptrix.hub.selection import select_adapter_files
@@ -125,3 +129,69 @@ def test_help_says_in_full_what_the_commands_do(capsys, monkeypatch):
     assert "..." not in listed
     assert "gc " in listed
     assert all(len(line) <= 60 for line in listed.splitlines())
+
+
+def carried(folder):
+    """IA³ on one module: factors of an activation."""
+    folder.mkdir()
+    save_file(
+        {"base_model.model.model.layers.0.mlp.down_proj.ia3_l": np.ones((1, 1024), np.float32)},
+        folder / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "IA3", "target_modules": ["down_proj"], "feedforward_modules": [],
+              "base_model_name_or_path": "org/never-fetched"}  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def for_diffusion(folder):
+    """Two modules of Stable Diffusion's UNet."""
+    folder.mkdir()
+    block = "unet.down_blocks.0.attentions.0.transformer_blocks.0"
+    tensors = {}
+    for leaf, width in (("attn1.to_q", 320), ("attn2.to_k", 768)):
+        tensors[f"{block}.{leaf}.lora_A.weight"] = np.ones((2, width), np.float32)
+        tensors[f"{block}.{leaf}.lora_B.weight"] = np.ones((320, 2), np.float32)
+    save_file(tensors, folder / "pytorch_lora_weights.safetensors")
+    return folder
+
+
+def test_what_is_not_run_here_is_refused_before_a_base_is_looked_for(capsys, tmp_path):
+    assert run(["pull", str(carried(tmp_path / "a")), "--as", "ia3", "--carry"]) in {0, 3}
+    status, out, err = said(capsys, "run", "--adapters", "ia3", "-p", "x")
+    assert (status, out) == (1, "")
+    assert "kept as it is" in err
+    assert "--for peft" in err
+    status, _, err = said(capsys, "pull", str(for_diffusion(tmp_path / "b")), "--as", "sd")
+    assert status in {0, 3}
+    assert "hint: adaptrix export sd --for diffusers -o FOLDER" in err
+    status, _, err = said(capsys, "run", "--adapters", "sd", "-p", "x", "--base", "sample")
+    assert status == 1
+    assert "not run here" in err
+    assert run(["export", "sd", "--for", "diffusers", "-o", "out"]) == 0
+
+
+def test_one_adapter_without_a_declared_base_wants_one(capsys, tmp_path):
+    shutil.copytree(SAMPLES / "math", tmp_path / "math")
+    path = tmp_path / "math" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": None}))
+    assert run(["pull", "./math", "--as", "math"]) in {0, 3}
+    status, _, err = said(capsys, "run", "--adapters", "math", "-p", "x")
+    assert status == 1
+    assert "math:latest: it declares no base model" in err
+    assert "hint: Pass --base." in err
+
+
+def test_a_run_that_is_refused_imports_no_model_code(tmp_path):
+    carry = [str(carried(tmp_path / "a")), "--as", "ia3", "--carry"]
+    assert run(["pull", *carry]) in {0, 3}
+    for name in ("nope", "ia3"):
+        code = f"""
+import sys
+from adaptrix.cli.main import run
+assert run(["run", "--adapters", {name!r}, "-p", "x"]) in (1, 5)
+assert "torch" not in sys.modules, "torch"
+assert "transformers" not in sys.modules, "transformers"
+"""
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+        assert done.returncode == 0, done.stderr

@@ -270,3 +270,30 @@ def test_an_interrupt_keeps_what_was_said(stocked, reader_leaves):
     assert reader_leaves or rest.endswith("\n")
     assert "the store is consistent" in err
     assert "Traceback" not in err
+
+
+def test_a_saved_model_verifies_and_answers(stocked, adaptrix, tmp_path):
+    folder = tmp_path / "merged"
+    status, out, err = adaptrix("--adapters", "math", "--save", folder, "--json")
+    assert status == 0, err
+    document = json.loads(out)
+    assert (document["path"], document["verdict"]) == (str(folder), "PASS")
+    assert document["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    recipe = json.loads((folder / "adaptrix.json").read_text())
+    assert recipe["adapters"] == document["adapters"]
+    _, merged, _ = adaptrix("--base", folder, "-p", MATH)
+    _, wanted, _ = adaptrix("--adapters", "math", "-p", MATH)
+    assert merged == wanted
+    verify = ["verify", "math", "--base", "sample", "--merged", str(folder), "--home", str(stocked)]
+    assert main.run(verify) == 0
+    assert main.run([*verify[:1], "code", *verify[2:]]) == 1
+
+
+def test_save_is_refused_before_anything_is_loaded(adaptrix, tmp_path):
+    (tmp_path / "kept").write_text("mine")
+    status, _, err = adaptrix("--adapters", "math", "--save", tmp_path, "-p", MATH)
+    assert (status, "new or empty folder" in err) == (2, True)
+    for other in (["--compare", "-p", MATH], ["--mode", "attached"]):
+        status, _, err = adaptrix("--adapters", "math", "--save", tmp_path / "new", *other)
+        assert (status, "--save excludes" in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -337,7 +337,7 @@ def test_identity_or_an_error_that_names_the_tensor(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_experts(target):
     outcome = tried(experts(), target, MOE, Outcome())
-    assert bool(outcome.written) == (target in {"peft", "gguf"})
+    assert bool(outcome.written) == (target in {"peft", "gguf", "mlx"})
     assert not outcome.unnamed
 
 

@@ -124,16 +124,6 @@ def test_unet_files(kind, tmp_path, same):
         same(made.unet_output(load_unet(path)), wanted, base)
 
 
-def test_scales_are_multiplied_into_files_that_have_none(tmp_path, same):
-    pairs = made.factors(made.layers(made.unet(), *ATTENTION))
-    raw = made.save(kohya(pairs, flat_unet), tmp_path / "raw" / "x.safetensors")
-    adapter = made.converted(raw)
-    assert len({m.scale.value for m in adapter.modules}) == len(ALPHAS)
-    path = made.written(adapter, "diffusers-old", tmp_path / "old")
-    wanted = made.unet_output(made.with_dense_updates(made.unet(), adapter, "unet"))
-    same(made.unet_output(load_unet(path)), wanted, made.unet_output(made.unet()))
-
-
 def test_alphas_and_ranks_of_their_own(tmp_path, same):
     """Every module with its own alpha and rank, as no other format keeps them."""
     found = made.layers(made.unet(), "attentions", "resnets", "samplers")

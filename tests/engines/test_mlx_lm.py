@@ -117,6 +117,10 @@ NAMED_OTHERWISE = {
                      "mlp_bias": True,
             "activation_function": "gelu"}, ["c_attn", "c_fc"]),
     "olmoe": ({**SIZES, "intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2}, ["q_proj", "o_proj"]),
+    "mixtral": ({**SIZES, "intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2,
+                 "num_key_value_heads": 2}, ["q_proj"]),
+    "qwen3_moe": ({**SIZES, "intermediate_size": 96, "moe_intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2,
+                   "num_key_value_heads": 2, "head_dim": 16, "norm_topk_prob": True, "rope_theta": 10000.0}, ["v_proj"]),
 }  # fmt: skip
 
 
@@ -133,7 +137,12 @@ def test_mlx_lms_own_names(agree, family, tmp_path):
         (model.transformer if family == "gpt2" else model).save_pretrained(tmp_path / "base")
         ids = torch.tensor([reference.IDS])
         plain = model(ids).logits[0].numpy()
-        settings = LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=6, target_modules=targets, fan_in_fan_out=family == "gpt2")  # fmt: skip
+        experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+        settings = LoraConfig(
+            task_type="CAUSAL_LM", r=3, lora_alpha=6, target_modules=targets,
+            fan_in_fan_out=family == "gpt2",
+            target_parameters=experts if "num_experts_per_tok" in sizes else None,
+        )  # fmt: skip
         tuned = get_peft_model(model, settings)
         for name, parameter in tuned.named_parameters():
             if "lora_" in name:

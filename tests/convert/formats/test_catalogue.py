@@ -168,6 +168,7 @@ ROWS = {
     "22 multitask": ("soft_prompt", "peft", "multitask_prompt_tuning", {**st({"prompt_embeddings": mat(4, 16), "prefix_task_cols": mat(1, 4, 1), "prefix_task_rows": mat(1, 1, 16)}), **peft("MULTITASK_PROMPT_TUNING")}),
     "22 adaption prompt": ("soft_prompt", "peft", "adaption_prompt", {**st({f"{P}.adaption_prompt": mat(1, 4, 16), f"{P}.adaption_gate": mat(1)}), **peft("ADAPTION_PROMPT")}),
     "22 cartridge": ("soft_prompt", "peft", "cartridge", {**st({"prompt_embeddings": mat(4, 16)}), **peft("CARTRIDGE")}),
+    "22 llama-adapter": ("soft_prompt", "adaption-prompt", "adaption_prompt", pt({"adapter_query.weight": mat(10, 16), "layers.1.attention.gate": mat(1, 4, 1, 1)}, "adapter.pth")),
     "22 no config": ("soft_prompt", "soft-prompt", "prompt_tuning", st({"prompt_embeddings": mat(4, 16)})),
     "23 X-LoRA": ("routed_adapter", "xlora", "xlora", st(pair() | {"base_model.internal_xlora_classifier.inner.0.weight": mat(4, 4)})),
     "23 X-LoRA declared": ("routed_adapter", "xlora", "xlora", {**st({"base_model.internal_xlora_classifier.inner.0.weight": mat(4, 4)}), **peft("XLORA")}),

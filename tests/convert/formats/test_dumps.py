@@ -53,7 +53,8 @@ def check(reading, tensors, **names):
     ["module.base_model.model.", "state_dict.base_model.model.", "_orig_mod.base_model.model.",
      "model.base_model.model.", "app.model.base_model.model.", "base_model.model.base_model.model.",
      "_fsdp_wrapped_module.base_model.model.", "_forward_module.base_model.model.",
-     "pretrained_model.base_model.model.", "module._orig_mod.base_model.model.", ""],
+     "pretrained_model.base_model.model.", "module._orig_mod.base_model.model.",
+     "encoder.base_model.model.", "state_dict.net.llm.base_model.model.", ""],
 )  # fmt: skip
 def test_wrappers_of_frameworks_come_off(root):
     tensors = factors(root)
@@ -61,8 +62,18 @@ def test_wrappers_of_frameworks_come_off(root):
     check(read(files), tensors, root=root)
 
 
+def test_adapters_of_two_models_in_one_dump_are_told_apart():
+    tensors = factors("encoder.base_model.model.") | factors("llm.base_model.model.")
+    files = {"adapter_model.safetensors": save(tensors), "adapter_config.json": config()}
+    (problem,) = [p for p in read(files).inspection.problems if p.severity == "error"]
+    assert problem.code == "multiple_adapters"
+    assert "encoder" in problem.message
+    assert "llm" in problem.message
+
+
 def test_stripping_twice_is_stripping_once():
-    for key in ("state_dict.module.base_model.model.model.layers.0.q.lora_A.weight",
+    for key in ("a.base_model.model.b.base_model.model.c.lora_A.weight", "base_model.model.x.base_model.model.y.lora_A.weight",
+                "state_dict.module.base_model.model.model.layers.0.q.lora_A.weight",
                 "base_model.model.model._orig_mod.layers.0._checkpoint_wrapped_module.q.weight"):  # fmt: skip
         assert strip_wrappers(strip_wrappers(key)) == strip_wrappers(key)
     key = "base_model.model.model._orig_mod.layers.0._fsdp_wrapped_module.q.lora_A.default.weight"

@@ -286,3 +286,25 @@ def test_text_encoders_of_transformers_5_have_the_published_names():
     reading = read({f"{place}.lora_A.weight": a, f"{place}.lora_B.weight": b})
     (module,) = reading.adapter.modules
     assert module.path == "text_encoder.text_model.encoder.layers.3.self_attn.q_proj"
+
+
+LYCORIS = {
+    # name, family, parts: the shapes alone tell whose layer it is
+    "LoKr": ("single_blocks_0_linear1", "flux2", {"lokr_w1": (16, 16), "lokr_w2_a": (3456, 2), "lokr_w2_b": (2, 384)}),
+    "LoKr, Flux": ("single_blocks_0_linear1", "flux", {"lokr_w1": (16, 16), "lokr_w2_a": (1344, 2), "lokr_w2_b": (2, 192)}),
+    "LoHa": ("layers_0_attention_qkv", "z-image", {"hada_w1_a": (11520, 2), "hada_w1_b": (2, 3840), "hada_w2_a": (11520, 2), "hada_w2_b": (2, 3840)}),
+    "LoKr, Lumina": ("layers_0_attention_qkv", "lumina2", {"lokr_w1_a": (16, 2), "lokr_w1_b": (2, 16), "lokr_w2_a": (240, 2), "lokr_w2_b": (2, 144)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", list(LYCORIS))
+def test_sizes_of_every_method_tell_the_model(row):
+    name, family, parts = LYCORIS[row]
+    tensors = {
+        f"lora_unet_{name}.{part}": RNG.standard_normal(shape).astype("f4")
+        for part, shape in parts.items()
+    }
+    tensors[f"lora_unet_{name}.alpha"] = np.array(2.0, "f4")
+    reading = read(tensors)
+    assert reading.adapter is not None, reading.inspection.problems
+    assert reading.inspection.architecture.family == family

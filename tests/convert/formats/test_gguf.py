@@ -1,5 +1,7 @@
 """GGUF adapters, against llama.cpp's conventions written out and its own library."""
 
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
@@ -191,3 +193,69 @@ def test_every_family_has_the_names_of_llama_cpps_own_map(make, tmp_path, family
         np.testing.assert_array_equal(stored[f"{name}.lora_b"].data, want)
         np.testing.assert_array_equal(stored[f"{name}.lora_a"].data, a)
         np.testing.assert_array_equal(to_numpy_f64(by_path[path].b), b)
+
+
+MOE = {"model_type": "qwen3_moe", "hidden_size": 16, "num_attention_heads": 4, "head_dim": 4,
+       "num_key_value_heads": 2, "num_hidden_layers": 1, "moe_intermediate_size": 12,
+       "num_experts": 3, "vocab_size": 50}  # fmt: skip
+
+
+def stacked(rank=2, experts=3, **changed):
+    rng = np.random.default_rng(3)
+    shapes = {"gate": (12, 16), "up": (12, 16), "down": (16, 12)}
+    found = {}
+    for part, (out, into) in shapes.items():
+        count = changed.get(part, experts)
+        name = f"blk.0.ffn_{part}_exps.weight"
+        found[f"{name}.lora_a"] = rng.standard_normal((count, rank, into)).astype(np.float32)
+        found[f"{name}.lora_b"] = rng.standard_normal((count, out, rank)).astype(np.float32)
+    return found
+
+
+def test_stacked_experts_are_one_pair_each_with_gate_and_up_together(make, tmp_path):
+    tensors = stacked()
+    reading = make.read(file_of(tmp_path, tensors, "qwen3moe"), name=NAME, base_config=MOE)
+    assert reading.inspection.verdict == "PASS", reading.inspection.problems
+    assert reading.inspection.architecture.family == "qwen3_moe"
+    dense = {n[:-7]: tensors[n[:-1] + "b"].astype(np.float64) @ a for n, a in tensors.items() if n.endswith("a")}  # fmt: skip
+    found = {m.path: make.delta_of(m) for m in reading.adapter.modules}
+    assert len(found) == 6
+    for expert in range(3):
+        gate, up, down = (3.0 * dense[f"blk.0.ffn_{p}_exps.weight"][expert] for p in ("gate", "up", "down"))  # fmt: skip
+        path = f"model.layers.0.mlp.experts.{{}}_proj.{expert}"
+        np.testing.assert_allclose(found[path.format("gate_up")], np.concatenate([gate, up]), rtol=1e-12)  # fmt: skip
+        np.testing.assert_allclose(found[path.format("down")], down, rtol=1e-12)
+    (file,) = write_adapter(reading.adapter, "gguf").files
+    (tmp_path / "ours.gguf").write_bytes(b"".join(bytes(c) for c in file.chunks()))
+    ours = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "ours.gguf").tensors}
+    assert ours.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(ours[name], array)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        stacked(up=2),
+        stacked(experts=4),
+        {k: v[0] for k, v in stacked().items()},
+        {k: v[:, :1] if k.endswith("gate_exps.weight.lora_a") else v for k, v in stacked().items()},
+        {k.replace("ffn_gate_exps", "attn_q"): v for k, v in stacked().items() if "gate" in k},
+    ],
+    ids=["two counts", "another base", "no stack", "two ranks", "no experts"],
+)
+def test_stacks_that_are_none_are_refused(make, tmp_path, tensors):
+    reading = make.read(file_of(tmp_path, tensors, "qwen3moe"), name=NAME, base_config=MOE)
+    assert reading.adapter is None, reading.inspection.problems
+
+
+def test_how_many_experts_there_are_must_be_known_to_stack_them(make, tmp_path):
+    data = file_of(tmp_path, stacked(), "qwen3moe")
+    adapter = make.read(data, name=NAME, base_config=MOE).adapter
+    with pytest.raises(Refused, match="how many the base has is not known"):
+        write_adapter(replace(adapter, extra={}), "gguf")
+    fewer = tuple(m for m in adapter.modules if not m.path.endswith(".1"))
+    (file,) = write_adapter(replace(adapter, modules=fewer), "gguf").files
+    again = make.read(b"".join(bytes(c) for c in file.chunks()), name=NAME, base_config=MOE).adapter
+    for module in again.modules:
+        assert to_numpy_f64(module.b).any() != module.path.endswith(".1")

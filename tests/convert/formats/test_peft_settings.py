@@ -7,10 +7,13 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from adaptrix.convert.formats.peft_config import parse_config
 from adaptrix.convert.formats.peft_scale import Setting, Settings, resolve
 from adaptrix.convert.patterns import Pattern
+from adaptrix.convert.reading import read_adapter
+from adaptrix.convert.source import AdapterFiles, MemorySource
 from adaptrix.schema.errors import FormatError
 
 PATHS = [
@@ -162,3 +165,31 @@ def test_merged_linear_layers_of_peft_02(make):
     expected[16:24] = 8.0 * b[8:, :, 0].astype(np.float64) @ a[2:]
     np.testing.assert_allclose(make.delta_of(reading.adapter.modules[0]), expected, rtol=1e-13)
     assert reading.adapter.modules[0].rank == 4
+
+
+VARIANTS = {
+    "MoRA": ({"use_mora": True, "mora_type": 6}, {}, "use_mora"),
+    "HydraLoRA": ({"lora_nums": 3}, {"lora_route.weight": (3, 8), "lora_B0.weight": (8, 2)}, "lora_B0, lora_route"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", list(VARIANTS))
+def test_variants_of_other_peoples_peft_are_refused_by_name(make, row):
+    settings, more, words = VARIANTS[row]
+    place = "base_model.model.model.layers.0.self_attn.q_proj"
+    shapes = {"lora_A.weight": (2, 8), "lora_B.weight": (8, 2), **more}
+    tensors = {f"{place}.{leaf}": np.ones(shape, "f4") for leaf, shape in shapes.items()}
+    reading = read_adapter(make.files_of(tensors, make.lora_config(**settings)))
+    (problem,) = [p for p in reading.inspection.problems if p.severity == "error"]
+    assert problem.code == "unsupported_method"
+    assert words in problem.message
+
+
+def test_weights_beside_the_adapter_are_not_passed_over(make):
+    place = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {f"{place}.lora_A.weight": np.ones((2, 8), "f4"), f"{place}.lora_B.weight": np.ones((8, 2), "f4")}  # fmt: skip
+    for name, warned in (("trainable_params.bin", True), ("adapter_model.bin", False), ("optimizer.pt", False)):  # fmt: skip
+        files = make.files_of(tensors, make.lora_config())
+        more = {**files.files, name: MemorySource(name, save(tensors))}
+        found = read_adapter(AdapterFiles(location="mem", files=more)).inspection
+        assert ("weights_beside" in {p.code for p in found.problems}) is warned

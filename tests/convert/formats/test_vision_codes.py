@@ -103,3 +103,27 @@ def test_plain_vision_transformers_are_not_another_models_tower():
     architecture = read(tensors).inspection.architecture
     assert "timm" in {candidate.family for candidate in architecture.candidates}
     assert architecture.confidence < 0.95
+
+
+REMOTE = {
+    "exaone": ("transformer.h.{}.attn.attention.q_proj", 4096, 4096, "LGAI-EXAONE/EXAONE-3.5-7.8B-Instruct"),
+    "molmo": ("model.transformer.blocks.{}.att_proj", 4608, 3584, "allenai/Molmo-7B-D-0924"),
+    "llada": ("model.transformer.blocks.{}.ff_proj", 12288, 4096, "GSAI-ML/LLaDA-8B-Instruct"),
+    "esmc": ("transformer.blocks.{}.attn.layernorm_qkv.1", 2880, 960, "me/esmc"),
+    "eva-clip": ("visual.blocks.{}.attn.v_proj", 768, 768, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", list(REMOTE))
+def test_families_of_remote_code_are_named(family):
+    template, out, into, base = REMOTE[family]
+    tensors = {}
+    for layer in range(6):
+        place = f"base_model.model.{template.format(layer)}"
+        tensors |= {
+            f"{place}.lora_A.weight": np.ones((2, into), "f4"),
+            f"{place}.lora_B.weight": np.ones((out, 2), "f4"),
+        }
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "base_model_name_or_path": base}
+    candidates = read(tensors, config).inspection.architecture.candidates
+    assert candidates[0].family == family  # one kind of module is little, and most names are rare

@@ -1,10 +1,10 @@
-"""Experts for llama.cpp: one stacked pair per part, ``lora_a (E, r, in)``, ``lora_b (E, out, r)``.
+"""Experts for llama.cpp and MLX-LM: one stacked pair per part, ``(E, r, in)``, ``(E, out, r)``.
 
-transformers keeps ``gate`` and ``up`` of an expert in one matrix, llama.cpp apart: each part
+transformers keeps ``gate`` and ``up`` of an expert in one matrix, both of them apart: each part
 takes its rows of ``B``. Columns that are zero in a part are left out of it, so that pairs
 which were joined from two come apart again; experts of a smaller rank are filled up with
 zeros, one without factors is all zeros. Source: llama.cpp, ``llm_graph_context::build_lora_mm_id``,
-and ``modify_tensors`` of ``Qwen2MoeModel``.
+and ``modify_tensors`` of ``Qwen2MoeModel``; mlx_lm, ``tuner/lora.py`` (``LoRASwitchLinear``).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def is_expert(module: AdaptedModule) -> bool:
     return part is not None and part[0].rpartition(".")[2] in PARTS
 
 
-def stacks(adapter: Adapter) -> tuple[Stack, ...]:
+def stacks(adapter: Adapter, target: str = "gguf") -> tuple[Stack, ...]:
     """Every stack of the adapter; reads ``B``.
 
     Raises:
@@ -65,28 +65,28 @@ def stacks(adapter: Adapter) -> tuple[Stack, ...]:
             groups.setdefault(part[0], {})[part[1]] = module
     found: list[Stack] = []
     for parameter, slices in groups.items():
-        count = _count(adapter, parameter, slices)
-        _check(parameter, list(slices.values()))
+        count = _count(adapter, parameter, slices, target)
+        _check(parameter, list(slices.values()), target)
         container, _, name = parameter.rpartition(".")
         for index, part_name in enumerate(PARTS[name]):
-            parts = {e: _part(m, index, len(PARTS[name])) for e, m in slices.items()}
+            parts = {e: _part(m, index, len(PARTS[name]), target) for e, m in slices.items()}
             found.append(_stack(f"{container}.{part_name}", parameter, parts, count))
     return tuple(found)
 
 
-def _count(adapter: Adapter, parameter: str, slices: Slices) -> int:
+def _count(adapter: Adapter, parameter: str, slices: Slices, target: str) -> int:
     declared = adapter.extra.get(EXPERTS)
     if not isinstance(declared, int) or declared <= max(slices):
         raise Refused(
             f"{parameter} is stacked over all experts, and how many the base has is not known",
-            where="gguf",
+            where=target,
             code="unsupported_target",
             hint="Pass --base with the base model's folder or id.",
         )
     return declared
 
 
-def _check(parameter: str, modules: Sequence[AdaptedModule]) -> None:
+def _check(parameter: str, modules: Sequence[AdaptedModule], target: str) -> None:
     first = modules[0]
     for module in modules:
         same = (
@@ -97,15 +97,15 @@ def _check(parameter: str, modules: Sequence[AdaptedModule]) -> None:
         )
         if not all(same):
             message = f"{parameter}: one stack holds one scale, type and shape, not {module.path}'s"
-            raise Refused(message, where="gguf", code="unsupported_target")
+            raise Refused(message, where=target, code="unsupported_target")
 
 
-def _part(module: AdaptedModule, index: int, count: int) -> AdaptedModule:
+def _part(module: AdaptedModule, index: int, count: int, target: str) -> AdaptedModule:
     """Its rows of ``B``, without the columns that are zero there."""
     height, odd = divmod(module.out_features, count)
     if odd:
         message = f"{module.out_features} rows of {module.path} are no {count} equal parts"
-        raise Refused(message, where="gguf", code="unsupported_target")
+        raise Refused(message, where=target, code="unsupported_target")
     b = take_rows(module.b, slice(index * height, (index + 1) * height)) if count > 1 else module.b
     used = [int(column) for column in np.flatnonzero((bits(b) << 1 != 0).any(axis=0))]
     if count == 1 or len(used) in (0, module.rank):
