@@ -1,13 +1,18 @@
 """A short form of benchmarks/detection.py: drawn adapters, and a confidence that is a chance."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from adaptrix.convert.architecture.claims import told
 from adaptrix.convert.architecture.detect import Claims, Observation, detect
+from adaptrix.convert.reading import read_adapter
+from adaptrix.convert.source import open_path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -241,3 +246,32 @@ def test_a_base_that_is_of_the_same_dimensions_shares():
     )
     assert named.matches[0].name == "google/gemma-2-2b-it"
     assert named.chances[0] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("declared", "differs"),
+    [
+        ("someone/my-gpt2-tuned", True),
+        ("microsoft/phi-2", True),
+        ("someone/llama-mine", False),
+        ("/data/7B_hf", False),
+    ],
+)
+def test_a_name_that_the_modules_contradict_is_said(tmp_path, declared, differs):
+    tensors = {}
+    for layer in range(2):
+        for name, out, into in (("gate_proj", 44, 16), ("down_proj", 16, 44)):
+            key = f"base_model.model.model.layers.{layer}.mlp.{name}"
+            tensors[f"{key}.lora_A.weight"] = np.ones((2, into), np.float32)
+            tensors[f"{key}.lora_B.weight"] = np.ones((out, 2), np.float32)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["gate_proj", "down_proj"],
+        "base_model_name_or_path": declared,
+        "auto_mapping": {"parent_library": "transformers.models.llama.modeling_llama"},
+    }  # fmt: skip
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    found = read_adapter(open_path(tmp_path)).inspection
+    assert found.architecture.family == "llama"
+    codes = {problem.code for problem in found.problems}
+    assert ("declared_base_differs" in codes) == differs
