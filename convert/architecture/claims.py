@@ -26,8 +26,10 @@ _TELLING = 0.7
 _WRONG = 0.02
 """Share of adapters that declare another family's base."""
 _LEAST_SHARE = 1e-4
-_EXACT, _RELATED = 0.85, 0.7
+_EXACT, _RELATED = 0.97, 0.7
 """Share of the adapters that declare a known base, or a name made from it, of which it is one."""
+_UNLISTED = 0.15
+"""The same for a base of other sizes that nobody has listed: one that was cut, or made small."""
 _LONGEST = 120
 _LIBRARY = re.compile(r"transformers\.models\.(\w+)\.modeling_")
 _TASKS: Mapping[str, re.Pattern[str]] = {
@@ -70,6 +72,8 @@ def of_base(claims: Claims, family: str, base: KnownBase | None) -> float:
     if related is None or related.family != family:
         return 1.0
     sure = _EXACT if exact else _RELATED
+    if base is None:
+        return max(_UNLISTED, 1 - sure)
     return sure / base_share(related) if base == related else 1 - sure
 
 
