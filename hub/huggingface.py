@@ -24,7 +24,13 @@ from adaptrix.hub.http import (
 from adaptrix.hub.remote import RemoteFile, Snapshot
 from adaptrix.hub.settings import HubSettings
 from adaptrix.schema.digest import Digest
-from adaptrix.schema.errors import AdaptrixError, InvalidReference, PolicyRefused, RemoteError
+from adaptrix.schema.errors import (
+    AdaptrixError,
+    InvalidReference,
+    NotFound,
+    PolicyRefused,
+    RemoteError,
+)
 from adaptrix.schema.reference import HubSource
 
 CHUNK_BYTES = 1 << 20
@@ -62,10 +68,15 @@ class HuggingFaceHub:
                     files.append(_file(entry, where))
                 if len(files) > MAX_FILES:
                     raise PolicyRefused(f"more than {MAX_FILES} files", where=where)
+        folder = self.source.folder
+        inside = [file for file in files if not folder or file.path.startswith(f"{folder}/")]
+        if folder and not inside:
+            raise NotFound("the repository has no such folder", where=where)
         return Snapshot(
             repository=self.source.repository,
             commit=commit,
-            files=tuple(sorted(files, key=lambda file: file.path)),
+            files=tuple(sorted(inside, key=lambda file: file.path)),
+            folder=folder,
         )
 
     def stream(self, snapshot: Snapshot, file: RemoteFile, *, offset: int = 0) -> Iterator[bytes]:

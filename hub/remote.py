@@ -33,12 +33,14 @@ class Snapshot:
     Attributes:
         repository: ``org/repo``.
         commit: 40 lower-case hexadecimal digits.
-        files: Its files, sorted by path.
+        files: Its files, sorted by path; of a folder, those in it.
+        folder: The folder that was asked for, ``""`` for all.
     """
 
     repository: str
     commit: str
     files: tuple[RemoteFile, ...]
+    folder: str = ""
 
 
 class Remote(Protocol):

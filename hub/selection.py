@@ -58,6 +58,20 @@ class Selection:
     folders: tuple[str, ...] = ()
 
 
+def select_in(folder: str, sizes: Mapping[str, int]) -> Selection:
+    """:func:`select_adapter_files` with ``folder`` as the root; names keep their whole path."""
+    if not folder:
+        return select_adapter_files(sizes)
+    prefix = f"{folder}/"
+    inside = {name.removeprefix(prefix): sizes[name] for name in sizes if name.startswith(prefix)}
+    found = select_adapter_files(inside)
+    return Selection(
+        wanted=tuple(prefix + name for name in found.wanted),
+        ignored=tuple((prefix + name, reason) for name, reason in found.ignored),
+        folders=tuple(prefix + name for name in found.folders),
+    )
+
+
 def select_adapter_files(sizes: Mapping[str, int]) -> Selection:
     """Choose the files that an adapter needs.
 

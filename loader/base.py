@@ -128,6 +128,9 @@ def parse_device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"no device {name!r}", where="--device") from error
+    if device.type not in {"cpu", "cuda"}:
+        hint = "Devices: auto, cpu, cuda, cuda:N."
+        raise UsageError(f"weights are not merged on {name}", where="--device", hint=hint)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is available here", where="--device")
     return device

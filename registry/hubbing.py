@@ -11,7 +11,7 @@ from adaptrix.convert.source import ByteSource
 from adaptrix.hub.huggingface import HuggingFaceHub
 from adaptrix.hub.ranged import RangedSource
 from adaptrix.hub.remote import Remote, RemoteFile, Sink, Snapshot
-from adaptrix.hub.selection import select_adapter_files
+from adaptrix.hub.selection import Selection, select_in
 from adaptrix.hub.settings import HubSettings
 from adaptrix.hub.transfer import fetch_file
 from adaptrix.registry.sources import OpenedSource, selected, stored_file
@@ -44,6 +44,11 @@ def open_remote(source: HubSource, token: str = "") -> tuple[Remote, Snapshot]:
     return remote, remote.snapshot()
 
 
+def selection_of(snapshot: Snapshot) -> Selection:
+    """The files of a snapshot that its adapter needs."""
+    return select_in(snapshot.folder, {file.path: file.size_bytes for file in snapshot.files})
+
+
 def fetch_snapshot(
     home: Home,
     remote: Remote,
@@ -58,7 +63,7 @@ def fetch_snapshot(
     They stay in the store as blobs without a name, until ``gc``.
     """
     by_path = {file.path: file for file in snapshot.files}
-    selection = select_adapter_files({path: file.size_bytes for path, file in by_path.items()})
+    selection = selection_of(snapshot)
     sources: dict[str, ByteSource] = {}
     files, fetched = [], 0
     for name in selection.wanted:
@@ -117,7 +122,7 @@ def _fetch(
 def ranged(remote: Remote, snapshot: Snapshot, *, label: str) -> OpenedSource:
     """The adapter's files of a snapshot, read in ranges where they are."""
     by_path = {file.path: file for file in snapshot.files}
-    selection = select_adapter_files({path: file.size_bytes for path, file in by_path.items()})
+    selection = selection_of(snapshot)
     sources: dict[str, ByteSource] = {
         name: RangedSource(remote, snapshot, by_path[name]) for name in selection.wanted
     }

@@ -73,7 +73,11 @@ def _pull_hub(
     source: HubSource,
     progress: Progress | None,
 ) -> PullReport:
-    from adaptrix.registry.hubbing import fetch_snapshot, open_remote  # noqa: PLC0415
+    from adaptrix.registry.hubbing import (  # noqa: PLC0415
+        fetch_snapshot,
+        open_remote,
+        selection_of,
+    )
 
     require_online(settings.offline, str(source))
     remote, snapshot = open_remote(source, Remotes(settings).hub_token(request.source))
@@ -82,7 +86,9 @@ def _pull_hub(
     if current is not None and not request.dry_run:
         manifest = home.manifest(current)
         same = manifest.record.source
-        if (same.repository, same.commit) == (snapshot.repository, snapshot.commit):
+        known = (same.repository, same.commit, {file.path for file in same.files})
+        wanted = set(selection_of(snapshot).wanted)
+        if known == (snapshot.repository, snapshot.commit, wanted):
             unchanged = _with_answers(manifest.record, request)
             if same_content(unchanged, manifest.record) and same_question(manifest, request):
                 return report_of(

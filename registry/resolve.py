@@ -6,7 +6,7 @@ import string
 
 from adaptrix.schema.digest import Digest
 from adaptrix.schema.errors import InvalidReference, NotFound, UsageError
-from adaptrix.schema.reference import DEFAULT_TAG, Reference
+from adaptrix.schema.reference import DEFAULT_TAG, HubSource, Reference, parse_source
 from adaptrix.store.home import Home
 
 MIN_DIGEST_PREFIX = 7
@@ -79,12 +79,12 @@ def target(text: str) -> tuple[str, str]:
 
 
 def default_name(source: str) -> tuple[str, str]:
-    """Name and tag for a source without ``--as``: ``org/repo``, or a path's last part.
+    """Name and tag for a source without ``--as``: ``org/repo[-folder]``, or a path's last part.
 
     Raises:
         UsageError: nothing in it makes a name.
     """
-    text = source.removeprefix("hf://").removeprefix("hf:").partition("@")[0].lower()
+    text = _in_a_hub(source).partition("@")[0].lower()
     parts = [part for part in text.replace("\\", "/").split("/") if part not in {"", ".", ".."}]
     keep = 2 if not source.startswith((".", "/", "~")) and len(parts) == 2 else 1
     cleaned = [clean_name(part) for part in parts[-keep:]]
@@ -94,6 +94,16 @@ def default_name(source: str) -> tuple[str, str]:
         raise UsageError(
             "no name can be made of this source", where=source, hint="Pass --as NAME."
         ) from error
+
+
+def _in_a_hub(source: str) -> str:
+    """``org/repo[-folder]`` of what names a repository on the Hub; other text as it is."""
+    if not source.startswith(("hf:", "http://", "https://")):
+        return source
+    found = parse_source(source)
+    if not isinstance(found, HubSource):
+        return source
+    return found.repository + (f"-{found.folder.rpartition('/')[2]}" if found.folder else "")
 
 
 def clean_name(part: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ def locate(text: str, revision: str | None = None) -> HubSource | PathSource:
     if isinstance(parsed, HubSource) and revision is not None:
         if parsed.revision is not None and parsed.revision != revision:
             raise UsageError(f"the source already names {parsed.revision}", where="--revision")
-        parsed = HubSource(repository=parsed.repository, revision=revision)
+        parsed = replace(parsed, revision=revision)
     return parsed
 
 

@@ -61,7 +61,9 @@ PROBLEM_CODES: Mapping[str, ProblemCode] = {
     ),
     "missing_config": _ask("Put the adapter_config.json that was saved with it beside it."),
     "unread_values": _ask("Only headers were read, and the values decide: pull it."),
-    "multiple_adapters": _ask("The source holds several adapters. Name one of them."),
+    "multiple_adapters": _ask(
+        "The source holds several adapters. Name one: its folder, on the Hub hf:org/repo/folder."
+    ),
     "unknown_family": ProblemCode(
         Severity.WARNING, "INCONCLUSIVE", hint="Pass --base with the base model's folder or id."
     ),

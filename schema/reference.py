@@ -1,7 +1,7 @@
 r"""References: how people name adapters, here and elsewhere.
 
     [remote/][namespace/]name[:tag][@sha256:…][~N]   a Reference in a registry
-    hf:org/repo[@revision]                           a HubSource (also hub URLs, hf://)
+    hf:org/repo[/folder][@revision]                  a HubSource (also hub URLs, hf://)
     oci://host[:port]/repository[:tag][@sha256:…]    an OciSource
     ./folder  /abs/file  ~/x  C:\x                    a PathSource
 
@@ -22,6 +22,7 @@ from adaptrix.schema.errors import InvalidReference
 _PART = re.compile(r"[a-z0-9](?:[a-z0-9]|[._-](?=[a-z0-9]))*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
 _HUB_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+_FOLDER_PART = re.compile(r"(?!\.{1,2}$|\s)[^/@\\\x00-\x1f\x7f]{1,100}(?<!\s)")
 _REVISION = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._/-]{0,254}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?|\[[0-9a-fA-F:]+\](?::[0-9]{1,5})?", re.ASCII)
 _REPOSITORY = re.compile(
@@ -105,10 +106,12 @@ class HubSource:
     Attributes:
         repository: ``org/repo``.
         revision: Branch, tag or commit; None means the default branch.
+        folder: The part of it that is looked at, ``""`` for all.
     """
 
     repository: str
     revision: str | None = None
+    folder: str = ""
 
     def __post_init__(self) -> None:
         org, _, name = self.repository.partition("/")
@@ -118,9 +121,13 @@ class HubSource:
         revision = self.revision
         if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
             raise _invalid(self.repository, f"revision {revision[:80]!r} is not a git revision")
+        parts = self.folder.split("/") if self.folder else []
+        if not all(_FOLDER_PART.fullmatch(part) for part in parts) or len(self.folder) > _MAX_NAME:
+            raise _invalid(self.repository, f"{self.folder[:80]!r} is no folder of a repository")
 
     def __str__(self) -> str:
-        return f"hf:{self.repository}" + (f"@{self.revision}" if self.revision else "")
+        folder = f"/{self.folder}" if self.folder else ""
+        return f"hf:{self.repository}{folder}" + (f"@{self.revision}" if self.revision else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,31 +217,42 @@ def hub_source_of(text: str) -> HubSource:
     Raises:
         InvalidReference: any other text.
     """
-    return _hub(text)
+    found = _hub(text)
+    if found.folder:
+        # Three parts without hf: are a reference to a remote, mistyped more likely than not.
+        raise _invalid(text, f"expected org/repo[@revision]; a folder in one is {found}")
+    return found
 
 
 def _hub(text: str) -> HubSource:
     repository, at, revision = text.partition("@")
     if at and not revision:
         raise _invalid(text, "the revision after '@' is empty")
-    return HubSource(repository=repository, revision=revision or None)
+    parts = repository.split("/")
+    if len(parts) > 2 and parts[0] in _HUB_KINDS:
+        raise _invalid(text, "expected hf:org/repo[/folder][@revision]: a model's repository")
+    return HubSource(
+        repository="/".join(parts[:2]), revision=revision or None, folder="/".join(parts[2:])
+    )
 
 
 def _hub_url(text: str, rest: str) -> HubSource:
     path = re.split("[?#]", rest, maxsplit=1)[0]
     parts = [unquote(part) for part in path.strip("/").split("/")]
     if len(parts) < 2 or parts[0] in _HUB_KINDS:
-        raise _invalid(text, "expected https://huggingface.co/org/repo[/tree/revision]")
+        raise _invalid(text, "expected https://huggingface.co/org/repo[/tree/revision[/folder]]")
     repository, kind, rest_parts = "/".join(parts[:2]), parts[2:3], parts[3:]
     if not kind:
         return HubSource(repository=repository)
     if kind[0] not in {"tree", "blob", "resolve", "commit"} or not rest_parts:
-        raise _invalid(text, "expected https://huggingface.co/org/repo[/tree/revision]")
+        raise _invalid(text, "expected https://huggingface.co/org/repo[/tree/revision[/folder]]")
     width = 3 if rest_parts[0] == "refs" else 1
-    if kind[0] == "tree" and len(rest_parts) > width:
-        folder = "/".join(rest_parts[width:])
-        raise _invalid(text, f"names the folder {folder[:80]!r}: only a whole repository is read")
-    return HubSource(repository=repository, revision="/".join(rest_parts[:width]))
+    inside = rest_parts[width:]
+    if kind[0] in {"blob", "resolve"}:
+        inside = inside[:-1]
+    return HubSource(
+        repository=repository, revision="/".join(rest_parts[:width]), folder="/".join(inside)
+    )
 
 
 def _oci(text: str) -> OciSource:

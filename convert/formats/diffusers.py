@@ -22,7 +22,7 @@ from adaptrix.convert.formats.peft_config import PeftConfig, parse_config
 from adaptrix.convert.formats.peft_scale import resolve
 from adaptrix.convert.options import ReadOptions
 from adaptrix.convert.writers import diffusers
-from adaptrix.schema.adapter import Scale
+from adaptrix.schema.adapter import BaseRequirement, Scale
 from adaptrix.schema.canonical import Json
 from adaptrix.schema.errors import FormatError
 from adaptrix.schema.report import Problem
@@ -45,7 +45,39 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
     factors, found = _scaled(draft.factors, configs)
     told = all(f.path.partition(".")[0] in configs or "" in configs for f in factors)
     kept = [p for p in draft.problems if p.code != "assumed_alpha" or not told]
-    return replace(draft, factors=factors, problems=(*kept, *problems, *found))
+    residual = any(config.residual for config in configs.values())
+    return replace(
+        draft,
+        factors=factors,
+        needs_base=BaseRequirement.RESIDUAL if residual else draft.needs_base,
+        problems=(*kept, *problems, *found, *_contradictions(draft.factors, factors, configs)),
+    )
+
+
+def _contradictions(
+    stored: tuple[Factors, ...], scaled: tuple[Factors, ...], configs: Configs
+) -> list[Problem]:
+    """What the metadata says and the tensors do not."""
+    found = []
+    lacking = [
+        pair.path
+        for pair in scaled
+        if pair.magnitude is None
+        and (config := configs.get(pair.path.partition(".")[0], configs.get("")))
+        and config.dora
+    ]
+    if lacking:
+        message = f"use_dora, and {len(lacking)} modules lack their magnitude"
+        found.append(Problem.of("unpaired_factor", message, where=lacking[0]))
+    other = [
+        old.path
+        for old, new in zip(stored, scaled, strict=True)
+        if old.scale and new.scale and old.scale.value not in (1.0, new.scale.value)
+    ]
+    if other:
+        message = f"{len(other)} modules have another alpha of their own: the metadata's is used"
+        found.append(Problem.of("alpha_rule", message, where=other[0]))
+    return found
 
 
 def metadata_configs(contents: Contents) -> tuple[Configs, tuple[Problem, ...]]:

@@ -65,9 +65,9 @@ class Moved:
 
 def has_old_names(family: str, paths: Sequence[str]) -> bool:
     """Whether every one of ``paths`` is an old name of the family."""
-    table = moves(family)
-    old = [path for path in paths if _find(table, path)] if table else []
-    return bool(old) and all(path in old or _beside(family, path) for path in set(paths))
+    table, every = moves(family), set(paths)
+    old = {path for path in every if _find(table, path)} if table else set()
+    return bool(old) and all(_beside(family, path) for path in every - old)
 
 
 def _beside(family: str, path: str) -> str:

@@ -78,14 +78,18 @@ hub_parts = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9_])?", ful
 revisions = st.from_regex(r"[A-Za-z0-9._][A-Za-z0-9._/-]{0,40}", fullmatch=True)
 
 
-@given(hub_parts, hub_parts, st.none() | revisions)
-def test_hub_source(org, name, revision):
+folders = st.lists(st.from_regex(r"[\w ][\w. -]{0,9}", fullmatch=True), max_size=3).map("/".join)
+
+
+@given(hub_parts, hub_parts, st.none() | revisions, folders)
+def test_hub_source(org, name, revision, folder):
     try:
-        source = HubSource(repository=f"{org}/{name}", revision=revision)
+        source = HubSource(repository=f"{org}/{name}", revision=revision, folder=folder)
     except InvalidReference:
         assume(False)
     assert parse_source(str(source)) == source
-    assert hub_source_of(str(source).removeprefix("hf:")) == source
+    if not folder:
+        assert hub_source_of(str(source).removeprefix("hf:")) == source
     assert parse_source(str(source).replace("hf:", "hf://")) == source
 
 

@@ -73,8 +73,17 @@ def test_a_negative_ancestor():
         ),
         (
             "https://huggingface.co/org/math/blob/main/a/adapter_model.bin",
+            HubSource(repository="org/math", revision="main", folder="a"),
+        ),
+        (
+            "https://huggingface.co/org/math/blob/main/adapter_model.bin",
             HubSource(repository="org/math", revision="main"),
         ),
+        (
+            "https://huggingface.co/org/math/tree/main/runs/checkpoint-100",
+            HubSource(repository="org/math", revision="main", folder="runs/checkpoint-100"),
+        ),
+        ("hf:org/math/a b/c@v1", HubSource(repository="org/math", revision="v1", folder="a b/c")),
         (
             "https://huggingface.co/org/math/tree/refs%2Fpr%2F1",
             HubSource(repository="org/math", revision="refs/pr/1"),
@@ -107,12 +116,12 @@ def test_sources(text, source):
 @pytest.mark.parametrize(
     "text",
     [
-        "hf:", "hf:math", "hf:org/a/b", "hf:org/math@", "hf:org/a..b", "hf:a--b/c",
+        "hf:", "hf:math", "hf:org/a/../b", "hf:org/a//b", "hf:org/a/b/", "hf:datasets/org/x", "hf:org/math@", "hf:org/a..b", "hf:a--b/c",
         "hf:org/math@../../x", "hf:org/math@a b", "hf:org/math@" + "x" * 300, "oci://", "oci://h",
         "oci://h/", "oci:///a", "oci://h/A", "oci://h/a:", "oci://h/a@", "oci://h/a:b/c",
         "https://example.org/a/b", "ftp://x", "file:///etc/passwd", "https://huggingface.co/org",
         "https://huggingface.co/datasets/org/x", "https://huggingface.co/spaces/x",
-        "https://huggingface.co/org/math/tree/main/checkpoint-100",
+        "https://huggingface.co/org/math/tree/main/%2e%2e",
         "https://huggingface.co/org/math/settings", "https://huggingface.co/org/math/tree",
         "https://huggingface.co/org/math/tree/%2e%2e%2fx", "./a\0b",
     ],
@@ -134,6 +143,8 @@ def test_bare_hub_names():
     assert hub_source_of("org/math@v1") == HubSource(repository="org/math", revision="v1")
     with pytest.raises(InvalidReference):
         hub_source_of("math")
+    with pytest.raises(InvalidReference, match="hf:org/math/a"):
+        hub_source_of("org/math/a")
 
 
 @pytest.mark.parametrize(

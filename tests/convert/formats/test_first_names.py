@@ -308,3 +308,21 @@ def test_sizes_of_every_method_tell_the_model(row):
     reading = read(tensors)
     assert reading.adapter is not None, reading.inspection.problems
     assert reading.inspection.architecture.family == family
+
+
+@pytest.mark.parametrize(
+    ("settings", "alpha", "code"),
+    [({"use_dora": True}, None, "unpaired_factor"), ({}, 4.0, "alpha_rule"), ({}, None, ""),
+     ({"init_lora_weights": "pissa"}, None, "needs_residual_base")],
+)  # fmt: skip
+def test_metadata_and_tensors_that_contradict_each_other(settings, alpha, code):
+    place = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{place}.lora_A.weight": np.ones((2, 320), "f4"), f"{place}.lora_B.weight": np.ones((320, 2), "f4")}  # fmt: skip
+    tensors |= {} if alpha is None else {f"{place}.alpha": np.array(alpha, "f4")}
+    config = {"r": 2, "lora_alpha": 6, "peft_type": "LORA", **settings}
+    stored = json.dumps({f"unet.{name}": value for name, value in config.items()})
+    reading = read(tensors, {"lora_adapter_metadata": stored})
+    assert [p.code for p in reading.inspection.problems] == ([code] if code else [])
+    if reading.adapter is not None:
+        assert reading.adapter.modules[0].scale.value == 3.0
+        assert (reading.adapter.needs_base == "residual") is (code == "needs_residual_base")
