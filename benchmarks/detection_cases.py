@@ -15,7 +15,7 @@ from adaptrix.convert.architecture.families import family_named
 from adaptrix.convert.architecture.family import Family
 from adaptrix.convert.architecture.known_bases import KnownBase, bases_of, known_bases
 from adaptrix.convert.architecture.observed import Claims, Observation
-from adaptrix.convert.architecture.popularity import share_of
+from adaptrix.convert.architecture.popularity import base_shares, share_of
 from adaptrix.convert.architecture.shape import Shapes
 from adaptrix.convert.architecture.shapes import BaseShapes
 
@@ -24,6 +24,7 @@ ATTENTION = (
     "query_key_value", "Wqkv", "q_lin v_lin", "query_proj value_proj", "q_proj v_proj fc1 fc2",
     "q_proj k_proj v_proj dense", "q_proj k_proj v_proj out_proj", "in_proj", "qkv", "to_q to_v",
 )  # fmt: skip
+_WIDTHS = ("hidden_size", "intermediate_size", "d_model", "n_embd", "dim")
 _TEXT = ("language_model.", "text_model.", "text_decoder.")
 
 
@@ -58,8 +59,10 @@ def _case(rng: random.Random, name: str) -> Case | None:
     if family is None:
         return None
     known = bases_of(name)
-    base = rng.choice(known) if known and rng.random() < 0.8 else None
-    shapes = base.shapes if base else BaseShapes(family=family, config=_config(rng, family))
+    listed = rng.random() < 0.95 * len(known) / (len(known) + 0.5)
+    base = rng.choices(known, base_shares(name))[0] if listed else None
+    config = _config(rng, family, usual=not known or rng.random() < 0.2)
+    shapes = base.shapes if base else BaseShapes(family=family, config=config)
     modules = {
         n: s
         for n, s in family.modules.items()
@@ -86,21 +89,14 @@ def _case(rng: random.Random, name: str) -> Case | None:
     )  # fmt: skip
 
 
-def _config(rng: random.Random, family: Family) -> Mapping[str, int | float]:
-    """The default configuration with its widths scaled together, as smaller models have it."""
-    factor = rng.choice((1, 1, 2, 4))
-    fields = {n: v for n, v in family.defaults.items() if not isinstance(v, str)}
+def _config(rng: random.Random, family: Family, *, usual: bool) -> Mapping[str, int | float]:
+    """The default configuration, or its widths scaled together, as other models have it."""
+    by = rng.choice((1, 1, 1 / 2, 1 / 4) if usual else (1 / 2, 1 / 4, 3 / 4, 5 / 4, 3 / 2, 2, 3))
     scaled = {}
-    for name, value in fields.items():
-        wide = name.rpartition(".")[2] in (
-            "hidden_size",
-            "intermediate_size",
-            "d_model",
-            "n_embd",
-            "dim",
-        )
-        if "." not in name and wide and value % factor == 0 and value // factor >= 64:
-            scaled[name] = value // factor
+    for name, value in family.defaults.items():
+        wide = name in _WIDTHS and not isinstance(value, str) and value * by % 16 == 0
+        if wide and value * by >= 64:
+            scaled[name] = int(value * by)
     return scaled
 
 
@@ -127,7 +123,7 @@ def _saved(rng: random.Random, family: Family) -> tuple[str, str]:
     way = rng.random()
     if way < 0.9 or not root:
         return "usual", root
-    return ("headless", "") if way < 0.98 else ("wrapped", f"backbone.{root}")
+    return ("headless", "") if way < 0.98 else ("wrapped", f"inner_model.{root}")
 
 
 def _paths(

@@ -12,6 +12,7 @@ from adaptrix.convert.layouts.naming import Named
 from adaptrix.schema.adapter import CARRIED, AdaptedModule, Adapter, BaseRequirement
 from adaptrix.schema.report import (
     ArchitectureReport,
+    BaseCandidate,
     BaseModelReport,
     Fidelity,
     FormatReport,
@@ -21,6 +22,9 @@ from adaptrix.schema.report import (
     verdict_of,
 )
 from adaptrix.schema.tensor import LazyTensor
+
+_SHOWN = 0.005
+"""Smallest probability of a base that is worth a line."""
 
 
 def inspection_of(
@@ -53,6 +57,11 @@ def inspection_of(
             declared=draft.base_name or None,
             matches=tuple(base.name for base in detection.matches),
             compatible=fit.compatible,
+            candidates=tuple(
+                BaseCandidate(name=base.name, probability=chance)
+                for base, chance in zip(detection.matches, detection.chances, strict=False)
+                if chance >= _SHOWN
+            ),
         ),
         layers=layer_indices(pair.path for pair in pairs),
         parameters=sum(tensor.count for tensor in tensors),

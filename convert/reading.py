@@ -14,9 +14,7 @@ from dataclasses import dataclass, replace
 from adaptrix.convert.architecture.base import named_base
 from adaptrix.convert.architecture.detect import (
     UNKNOWN,
-    Claims,
     Detection,
-    Observation,
     detect,
 )
 from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
@@ -24,6 +22,7 @@ from adaptrix.convert.architecture.families import family_named
 from adaptrix.convert.architecture.fit import Fit, check_fit
 from adaptrix.convert.architecture.known_bases import config_of, known_base
 from adaptrix.convert.checks import check_structure, check_values
+from adaptrix.convert.claimed import claims_of, observations_of
 from adaptrix.convert.contents import Contents, gather
 from adaptrix.convert.diffusion.detection import detect_diffusion
 from adaptrix.convert.draft import Draft, Format, Recognition, refuse
@@ -33,7 +32,6 @@ from adaptrix.convert.formats.peft_methods import method_problem
 from adaptrix.convert.formats.recognised import is_sharded_state
 from adaptrix.convert.inspecting import inspection_of
 from adaptrix.convert.layouts.current import family_of_names
-from adaptrix.convert.layouts.experts import base_path
 from adaptrix.convert.layouts.heads import experts_of, heads_of
 from adaptrix.convert.layouts.naming import Named, canonical_names
 from adaptrix.convert.modules import adapted_modules
@@ -93,7 +91,7 @@ def read_adapter(files: AdapterFiles, options: ReadOptions = ReadOptions()) -> R
     if contents.beside and draft.factors:
         message = f"other weights stand beside the adapter's: {', '.join(contents.beside[:8])}"
         draft = _with(draft, [Problem.of("weights_beside", message, where=contents.beside[0])])
-    return _finish(files.location, report, draft, options)
+    return _finish(files.location, report, draft, options, contents.config or {})
 
 
 def refusal(reading: Reading) -> AdaptrixError:
@@ -198,17 +196,18 @@ def _nothing(contents: Contents) -> tuple[FormatReport, Draft]:
     return FormatReport(name=name, method=method, evidence=evidence), draft
 
 
-def _finish(location: str, report: FormatReport, draft: Draft, options: ReadOptions) -> Reading:
+def _finish(
+    location: str,
+    report: FormatReport,
+    draft: Draft,
+    options: ReadOptions,
+    config: Mapping[str, Json],
+) -> Reading:
     """Detect, rename, check, and build the adapter when nothing stands in the way."""
     draft = _with(draft, check_structure(draft))
-    claims = Claims(
-        base_name=draft.base_name,
-        base_class=draft.base_class,
-        architecture=draft.architecture,
-        base_model_type=str((options.base_config or {}).get("model_type", "")),
-    )
-    seen = _observations(draft)
-    diffusion = detect_diffusion(seen, draft.architecture)
+    claims = claims_of(draft, config, options)
+    seen = observations_of(draft)
+    diffusion = detect_diffusion([o for o in seen if not o.saved], draft.architecture)
     detection = diffusion or _settled(detect(seen, claims), draft, options)
     detection = _as_decided(_as_stated(detection, draft, options), options)
     stopped = _stops(draft.problems)
@@ -271,16 +270,6 @@ def _counts(family: str, config: Mapping[str, Json] | None) -> dict[str, Json]:
 
 _BROKEN = {"invalid_rank", "sharded_state", "shape_mismatch", "rank_mismatch"}
 """Problems after which shapes mean nothing: no renaming, no comparison with a base."""
-
-
-def _observations(draft: Draft) -> list[Observation]:
-    seen = [
-        Observation(path=base_path(f), out_features=f.b.shape[0], in_features=f.a.shape[1])
-        for f in draft.factors
-        if len(f.a.shape) == 2 and f.b.shape
-    ]
-    flat = [Observation(path=f.path) for f in draft.factors if len(f.a.shape) != 2]
-    return [*seen, *flat, *(Observation(path=path) for path in draft.hints)]
 
 
 def _settled(detection: Detection, draft: Draft, options: ReadOptions) -> Detection:

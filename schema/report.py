@@ -115,12 +115,22 @@ class ArchitectureReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseCandidate:
+    """A known base that the content may be made for; probabilities sum to at most 1."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModelReport:
     """Base models: the declared one (evidence, never proof) and those that fit by shape.
 
     Attributes:
         declared: Name in the file, or None.
-        matches: Known bases that fit.
+        matches: Known bases that fit, the likeliest first.
+        candidates: The likeliest of them with their probabilities; bases with the same
+            dimensions share, and what is left is for bases that nobody has listed.
         compatible: Whether it fits the base asked for (or the declared one when known);
             None when that could not be checked.
     """
@@ -128,6 +138,7 @@ class BaseModelReport:
     declared: str | None
     matches: tuple[str, ...] = ()
     compatible: bool | None = None
+    candidates: tuple[BaseCandidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,12 @@ def products(formula: str) -> Sum:
 
 
 def consistent(seen: Iterable[tuple[Shapes, Sequence[Pair]]]) -> bool:
-    """Whether the shapes of all modules can be those of one configuration.
+    """Whether the shapes of all modules can be those of one configuration; see :func:`solved`."""
+    return solved(seen) is not None
+
+
+def solved(seen: Iterable[tuple[Shapes, Sequence[Pair]]]) -> Mapping[str, Fraction] | None:
+    """Values of all products of fields that the shapes settle; None when they disagree.
 
     Args:
         seen: For each name, what it can be, and the shapes ``(out, in)`` that were seen;
@@ -46,10 +51,10 @@ def consistent(seen: Iterable[tuple[Shapes, Sequence[Pair]]]) -> bool:
         if not usable or any(UNKNOWN_SIZE in sizes for sizes in usable):
             continue
         if len(pairs) > len(usable):
-            return False
+            return None
         if len(usable) == 1:
             if not _settle(usable[0], pairs[0], values):
-                return False
+                return None
         else:
             open_choices += [(usable, pair) for pair in pairs]
     for usable, pair in open_choices:
@@ -59,8 +64,8 @@ def consistent(seen: Iterable[tuple[Shapes, Sequence[Pair]]]) -> bool:
                 values = tried
                 break
         else:
-            return False
-    return _plausible(values)
+            return None
+    return values if _plausible(values) else None
 
 
 def _settle(sizes: Sequence[str], pair: Pair, values: dict[str, Fraction]) -> bool:
@@ -80,7 +85,9 @@ def _agrees(terms: Sum, size: int, values: dict[str, Fraction]) -> bool:
     if not unknown:
         return rest == 0
     if len(unknown) > 1:
-        return rest > 0
+        # Which part is which is not known; the sum is, and stays the same.
+        whole = "+".join(name for _, name in unknown)
+        return rest > 0 and values.setdefault(whole, rest) == rest
     constant, name = unknown[0]
     value = rest / constant
     if value <= 0 or value.denominator != 1:
@@ -92,7 +99,7 @@ def _agrees(terms: Sum, size: int, values: dict[str, Fraction]) -> bool:
 def _plausible(values: Mapping[str, Fraction]) -> bool:
     """Query heads are a multiple of key/value heads."""
     for name, value in values.items():
-        if "num_key_value_heads" not in name:
+        if "num_key_value_heads" not in name or "+" in name:
             continue
         wide = name.replace("num_key_value_heads", "num_attention_heads")
         if "/num_attention_heads" in name:

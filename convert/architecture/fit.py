@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from adaptrix.convert.architecture.dimensions import Dimensions, dimensions_of
 from adaptrix.convert.architecture.family import first_number, template
 from adaptrix.convert.architecture.known_bases import known_base
 from adaptrix.convert.architecture.observed import layer_indices
+from adaptrix.convert.architecture.popularity import POPULARITY, called_at, is_called
 from adaptrix.convert.architecture.shapes import (
     BaseModules,
     BuiltModules,
@@ -48,7 +50,7 @@ def check_fit(
         return _fit_given(factors, replacements, family, options)
     base = known_base(declared)
     if base is None:
-        return Fit(compatible=None)
+        return Fit(compatible=None, problems=_another_family(family, declared))
     wrong = _mismatches(factors, base.shapes, layers=base.dimensions.layers)
     if family not in (base.family, _UNKNOWN):
         wrong = [f"modules are those of {family}, {base.name} is {base.family}", *wrong]
@@ -56,6 +58,24 @@ def check_fit(
         return Fit(compatible=True)
     message = f"declared {declared[:80]}, but {'; '.join(wrong[:3])}"
     return Fit(compatible=False, problems=(Problem.of("declared_base_differs", message),))
+
+
+def _another_family(family: str, declared: str) -> tuple[Problem, ...]:
+    """A base that is in no table, whose name is that of a family with other modules."""
+    name = declared.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    called = [other for other in POPULARITY if name and is_called(other, name)]
+    if family == _UNKNOWN or not called or called_at(family, name) is not None:
+        return ()
+    if any(_stem(other) == _stem(family) for other in called):
+        return ()
+    message = f"declared {declared[:80]}, named as {called[0]}, but modules are those of {family}"
+    return (Problem.of("declared_base_differs", message),)
+
+
+def _stem(family: str) -> str:
+    """``gemma`` of ``gemma3_text``: relatives share names, and are often called alike."""
+    match = re.match(r"[a-z]+", family)
+    return match[0] if match else family
 
 
 def _fit_given(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from adaptrix.convert.architecture.catalogue import catalogue
@@ -14,6 +14,7 @@ from adaptrix.convert.architecture.plain_families import FORMER_NAMES, PLAIN_FAM
 from adaptrix.convert.architecture.shape import Shape, Shapes
 from adaptrix.convert.layouts.renames import anonymous, former_owners, moves
 
+_USUAL, _BARE, _FORMER = "usual", "bare", "former"
 _MOST_WRAPPERS = 3
 _COMMON = 8
 """Families that have a name today, from which on it is nobody's former name."""
@@ -27,21 +28,30 @@ class Hypothesis:
         family: Its name.
         shapes: What each of the names can be in it.
         bare: Names that only its headless class has in this form.
+        former: Names that it had in earlier classes, or remote code, and has no more.
         also: Names of the family with the same last parts that were not seen.
         matrices: Linear modules of its body; 0 when not counted.
         wrapper: Prefix in front of all its names that no class of it has.
+        saved: What the names of whole weights are in it, those that it has.
     """
 
     family: str
     shapes: dict[str, Shapes] = field(default_factory=dict)
     bare: set[str] = field(default_factory=set)
+    former: set[str] = field(default_factory=set)
     also: int = 0
     matrices: int = 0
     wrapper: str = ""
+    saved: dict[str, Shapes] = field(default_factory=dict)
 
 
-def hypotheses(seen: Seen) -> Mapping[str, Hypothesis]:
-    """Families with at least one of the names; under a foreign prefix only if none has any."""
+def hypotheses(seen: Seen, targets: Iterable[str] = ()) -> Mapping[str, Hypothesis]:
+    """Families with at least one of the names; under a foreign prefix only if none has any.
+
+    Args:
+        seen: All names.
+        targets: Last parts of names that were to be adapted, whether or not they were seen.
+    """
     names = list(seen.shapes)
     found = _named(names, "")
     wrapper = ""
@@ -51,53 +61,59 @@ def hypotheses(seen: Seen) -> Mapping[str, Hypothesis]:
             break
         wrapper += f"{heads.pop()}."
         found = _named(names, wrapper)
+    _count_others({*(name.rpartition(".")[2] for name in names), *targets}, found)
+    for name in seen.saved:
+        for family, shapes, _ in _places(name):
+            if family in found:
+                found[family].saved.setdefault(name, shapes)
     return found
 
 
 def _named(names: list[str], wrapper: str) -> dict[str, Hypothesis]:
     found: dict[str, Hypothesis] = {}
     for name in names:
-        for family, shapes, bare in _places(name.removeprefix(wrapper)):
+        for family, shapes, form in _places(name.removeprefix(wrapper)):
             entry = found.setdefault(family, Hypothesis(family=family, wrapper=wrapper))
+            if name not in entry.shapes and form == _FORMER:
+                entry.former.add(name)
             entry.shapes.setdefault(name, shapes)
-            if bare:
+            if form == _BARE:
                 entry.bare.add(name)
-    _count_others(names, found)
     return found
 
 
-def _places(name: str) -> Iterator[tuple[str, Shapes, bool]]:
-    """Every family with ``name``: how it is there, and whether only without its root."""
+def _places(name: str) -> Iterator[tuple[str, Shapes, str]]:
+    """Every family with ``name``: what it is there, and in which form the family has it."""
     yield from _in_catalogue(name)
     owners = set(former_owners(name))
     for stacked, is_half in stacked_names(name):
-        for family_name, shapes, bare in _in_catalogue(stacked):
+        for family_name, shapes, form in _in_catalogue(stacked):
             # Which families had experts of these names (w1, gate_proj) is known where any is.
             if not owners or family_name in owners:
-                yield family_name, of_one_expert(shapes, is_half=is_half), bare
+                yield family_name, of_one_expert(shapes, is_half=is_half), form
     for family in PLAIN_FAMILIES:
         rooted, bare_shapes = _in_plain(family, name)
         if rooted or bare_shapes:
-            yield family.name, rooted or bare_shapes, not rooted
+            yield family.name, rooted or bare_shapes, _USUAL if rooted else _BARE
     for family_name, former in FORMER_NAMES.items():
         if name in former:
-            yield family_name, former[name], False
+            yield family_name, former[name], _FORMER
     yield from _renamed(name)
 
 
-def _in_catalogue(name: str) -> Iterator[tuple[str, Shapes, bool]]:
+def _in_catalogue(name: str) -> Iterator[tuple[str, Shapes, str]]:
     every = catalogue()
     first, _, rest = name.partition(".")
     if rest:
         for place in every.occurrences(rest):
             if place.is_body and f"{first}." in every.roots[place.position]:
-                yield every.types[place.position], place.shapes, False
+                yield every.types[place.position], place.shapes, _USUAL
     for place in every.occurrences(name):
         bare = place.is_body and bool(every.roots[place.position])
-        yield every.types[place.position], place.shapes, bare
+        yield every.types[place.position], place.shapes, _BARE if bare else _USUAL
 
 
-def _renamed(name: str) -> Iterator[tuple[str, Shapes, bool]]:
+def _renamed(name: str) -> Iterator[tuple[str, Shapes, str]]:
     """Families in which transformers gave this module another name.
 
     Names that many families have today (``model.layers.{}.self_attn.q_proj``) are left to
@@ -112,7 +128,7 @@ def _renamed(name: str) -> Iterator[tuple[str, Shapes, bool]]:
     for family in former_owners(name):
         known = every.family(family)
         if family not in FORMER_NAMES and known is not None:
-            yield family, _shapes_today(known, name), False
+            yield family, _shapes_today(known, name), _FORMER
 
 
 def _shapes_today(family: Family, name: str) -> Shapes:
@@ -128,14 +144,12 @@ def _in_plain(family: Family, name: str) -> tuple[Shapes, Shapes]:
     return rooted.get(name, ()), family.modules.get(name, ())
 
 
-def _count_others(names: list[str], found: Mapping[str, Hypothesis]) -> None:
+def _count_others(lasts: Iterable[str], found: Mapping[str, Hypothesis]) -> None:
     """A short target name selects every module that ends in it: were they all seen?"""
     every = catalogue()
     position = {name: i for i, name in enumerate(every.types)}
     wanted: dict[str, int] = dict.fromkeys(found, 0)
-    for last in {name.rpartition(".")[2] for name in names}:
-        if last == "{}":
-            continue
+    for last in set(lasts) - {"{}"}:
         counts = every.names_ending(last)
         for family in found:
             wanted[family] += counts.get(position.get(family, -1), 0)

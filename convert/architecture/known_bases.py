@@ -6,6 +6,7 @@ The table is ``known_bases.tsv``: hub id, family, dimensions, and where the numb
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -75,3 +76,26 @@ def known_base(declared: str) -> KnownBase | None:
     """The known base that a declared name or path ends with, if any."""
     last = declared.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return _by_last_part().get(last.lower()) if last else None
+
+
+@cache
+def related_base(declared: str) -> KnownBase | None:
+    """The known base whose name is a part of the declared one, the longest such, if any."""
+    last = declared.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+    best = ""
+    for name in _by_last_part():
+        start = last.find(name) if len(best) < len(name) >= _SHORTEST else -1
+        if start >= 0 and not _WORD.search(
+            last[start - 1 : start] + " " + _after(last, start, name)
+        ):
+            best = name
+    return _by_last_part()[best] if best else None
+
+
+_SHORTEST = 5
+_WORD = re.compile(r"[a-z0-9]")
+
+
+def _after(text: str, start: int, part: str) -> str:
+    end = start + len(part)
+    return text[end : end + 1]

@@ -15,21 +15,41 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One module: its path and the shape of its update; zeros where it is not known."""
+    """One module: its path and the shape of its update; zeros where it is not known.
+
+    Attributes:
+        path: Its path.
+        out_features, in_features: Its shape; of a whole weight, as the file has it.
+        saved: Whether a whole weight is in the file, and no factors: a head, an embedding.
+    """
 
     path: str
     out_features: int = 0
     in_features: int = 0
+    saved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What the source says about its base beyond its keys."""
+    """What the source says about its base beyond its keys.
+
+    Attributes:
+        base_name: Declared base model.
+        base_class: Class that was adapted.
+        library: Python module of that class.
+        architecture: Family that the content states.
+        base_model_type: ``model_type`` of ``--base``.
+        task_type: PEFT's task type.
+        targets: Last parts of the names that were to be adapted.
+    """
 
     base_name: str = ""
     base_class: str = ""
+    library: str = ""
     architecture: str = ""
     base_model_type: str = ""
+    task_type: str = ""
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +61,14 @@ class Seen:
         paths: One path by name, for names whose shape hangs on a number.
         layers: Distinct layer numbers, ascending.
         last: Highest number by name.
+        saved: Shapes of whole weights by name.
     """
 
     shapes: Mapping[str, tuple[Pair, ...]]
     paths: Mapping[str, str]
     layers: tuple[int, ...]
     last: Mapping[str, int] = field(default_factory=dict)
+    saved: Mapping[str, Pair] = field(default_factory=dict)
 
     @property
     def has_sizes(self) -> bool:
@@ -75,7 +97,8 @@ def seen_of(observations: Sequence[Observation]) -> Seen:
     shapes: dict[str, dict[Pair, None]] = {}
     paths: dict[str, str] = {}
     last: dict[str, int] = {}
-    for one in observations:
+    adapted = [one for one in observations if not one.saved]
+    for one in adapted:
         name = one.path if one.path == _OLDEST_EMBEDDING else template(one.path)
         shapes.setdefault(name, {})[one.out_features, one.in_features] = None
         paths.setdefault(name, one.path)
@@ -85,6 +108,7 @@ def seen_of(observations: Sequence[Observation]) -> Seen:
     return Seen(
         shapes={name: tuple(pairs) for name, pairs in shapes.items()},
         paths=paths,
-        layers=layer_indices(one.path for one in observations),
+        layers=layer_indices(one.path for one in adapted),
         last=last,
+        saved={template(o.path): (o.out_features, o.in_features) for o in observations if o.saved},
     )

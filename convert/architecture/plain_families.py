@@ -67,6 +67,8 @@ _UNET = {
 
 PLAIN_FAMILIES: tuple[Family, ...] = (
     _family("minicpm", "model.", _block("layers.{}.", _QKV + _GATED), _EMBED, heads=_HEAD),
+    _family("hunyuan_v1_dense", "model.", _block("layers.{}.", _QKV + _GATED), _EMBED, heads=_HEAD),
+    _family("internlm", "model.", _block("layers.{}.", _QKV + _GATED), _EMBED, heads=_HEAD),
     _family(
         "baichuan", "model.",
         _block("layers.{}.", "self_attn.W_pack 3h,h self_attn.o_proj h,h " + _GATED), _EMBED, heads=_HEAD,

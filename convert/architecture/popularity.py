@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from adaptrix.convert.architecture.known_bases import KnownBase, bases_of
+
 _ROWS = r"""
 llama 0.25 llama(?![-_. ]?4)|vicuna|alpaca|smollm2?(?!3)|deepseek-(coder|llm)|(?<![a-z])yi-|codellama|wizardlm
 mistral 0.10 mistral(?!.*(small-3|nemo-vl))|zephyr-7b|openhermes
@@ -19,13 +21,18 @@ qwen3 0.05 qwen[-_ ]?3(?!\.\d|.*(vl|omni|next|moe|a3b|a22b|asr|coder))
 qwen2_moe 0.004 qwen[-_ ]?(1\.5|2).*(moe|a2\.7b|a14b)
 qwen3_moe 0.006 qwen[-_ ]?3(?!\.\d|.*(vl|omni|next)).*(moe|a3b|a22b|coder)
 qwen2_vl 0.008 qwen[-_ ]?2[-_ ]?vl
-qwen2_5_vl 0.010 qwen[-_ ]?2[._]5[-_ ]?vl
-qwen3_vl 0.004 qwen[-_ ]?3[-_ ]?vl
+qwen2_5_vl 0.010 qwen[-_ ]?2[._]5[-_ ]?vl|cosmos-reason1
+qwen3_vl 0.004 qwen[-_ ]?3[-_ ]?vl(?!.*(moe|a3b|a22b))|cosmos-reason2
+qwen3_vl_moe 0.001 qwen[-_ ]?3[-_ ]?vl.*(moe|a\d+b)
+qwen3_5 0.003 qwen[-_ ]?3[._]5(?!.*a\d+b)
+qwen3_5_moe 0.001 qwen[-_ ]?3[._]5.*a\d+b
 qwen2_audio 0.001 qwen[-_ ]?2[-_ ]?audio
 gemma 0.03 gemma-?(2b|7b|1\.1)|codegemma
 gemma2 0.03 gemma-?2-
 gemma3_text 0.02 gemma-?3-(270m|1b)
-gemma3 0.008 gemma-?3-(4b|12b|27b)
+gemma3 0.008 gemma-?3-(4b|12b|27b)|medgemma
+gemma4 0.002 gemma-?4-
+nemotron_h 0.001 nemotron[-_]?(h-|3-nano|nano-(9b|12b|30b))
 paligemma 0.003 paligemma
 phi 0.04 (?<![a-z])phi(?![a-z0-9])(?![-_ ]?[34])|phi[-_ ]?(1|2)(?!\d)
 phi3 0.03 phi[-_ ]?(3|4)(?!.*(moe|multimodal|vision|small))
@@ -40,6 +47,8 @@ persimmon 0.001 persimmon
 fuyu 0.0005 fuyu
 baichuan 0.005 baichuan
 internlm2 0.003 internlm2
+internlm 0.002 internlm(?!-?(2|3|xcomposer))
+hunyuan_v1_dense 0.001 hunyuan(?!.*(moe|a13b))|hy-mt
 qwen 0.004 qwen(?![-_ ]?(\d+\.\d|[23]))
 gpt2 0.05 (?<![a-z])gpt-?2|dialogpt
 gpt_neo 0.01 gpt-neo(?!x)
@@ -64,10 +73,11 @@ deepseek_v2 0.002 deepseek-v2
 deepseek_v3 0.002 deepseek-(v3|r1)(?!-distill)
 llama4 0.001 llama-?4
 mamba 0.002 mamba-(?!2)
+mamba2 0.001 mamba-?2|mamba-codestral|codestral-mamba
 jamba 0.001 jamba
 bert 0.03 (?<![a-z])bert(?!weet|in)
 roberta 0.03 (?<!xlm-)(?<!x)roberta|bertweet
-xlm-roberta 0.006 xlm-?r(?!.*(xl|xxl)$)|bge-m3|multilingual-e5
+xlm-roberta 0.004 xlm-?r(?!.*(xl|xxl)$)|bge-m3|multilingual-e5
 camembert 0.001 camembert
 big_bird 0.001 big-?bird
 electra 0.002 electra
@@ -110,18 +120,76 @@ llava_next 0.003 llava.*(next|1\.6)
 llava_onevision 0.001 llava.*onevision
 mllama 0.003 llama-3\.2.*vision
 idefics2 0.002 idefics2
-idefics3 0.001 idefics3
-smolvlm 0.002 smolvlm
+idefics3 0.002 idefics3|smolvlm(?!-?2(?!\d))
+smolvlm 0.002 smolvlm-?2(?!\d)
 pixtral 0.001 pixtral
 mistral3 0.002 mistral-small-3
 layoutlmv3 0.001 layoutlmv3
 stable-diffusion 0.03 stable-diffusion|sdxl
 """
-_RARE = 3e-5
+WIDESPREAD = frozenset(
+    [
+        "FacebookAI/roberta-base",
+        "google-bert/bert-base-uncased",
+        "openai-community/gpt2",
+        "google/flan-t5-base",
+        "Qwen/Qwen1.5-0.5B",
+        "Qwen/Qwen1.5-1.8B",
+        "Qwen/Qwen2.5-0.5B",
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "Qwen/Qwen2.5-1.5B",
+        "Qwen/Qwen2.5-1.5B-Instruct",
+        "Qwen/Qwen2.5-7B",
+        "Qwen/Qwen2.5-7B-Instruct",
+        "Qwen/Qwen2.5-Coder-7B-Instruct",
+        "Qwen/Qwen3-0.6B",
+        "Qwen/Qwen3-1.7B",
+        "Qwen/Qwen3-4B",
+        "Qwen/Qwen3-8B",
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "bigscience/bloom-560m",
+        "bigscience/bloom-7b1",
+        "facebook/opt-125m",
+        "facebook/opt-350m",
+        "facebook/opt-6.7b",
+        "google/gemma-2-2b",
+        "google/gemma-2-2b-it",
+        "google/gemma-2b",
+        "google/gemma-2b-it",
+        "google/gemma-3-1b-it",
+        "google/gemma-3-4b-it",
+        "huggyllama/llama-7b",
+        "meta-llama/Llama-2-7b-chat-hf",
+        "meta-llama/Llama-2-7b-hf",
+        "meta-llama/Llama-3.1-8B",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "meta-llama/Llama-3.2-1B",
+        "meta-llama/Llama-3.2-1B-Instruct",
+        "meta-llama/Llama-3.2-3B",
+        "meta-llama/Llama-3.2-3B-Instruct",
+        "meta-llama/Meta-Llama-3-8B",
+        "meta-llama/Meta-Llama-3-8B-Instruct",
+        "microsoft/Phi-3-mini-4k-instruct",
+        "microsoft/phi-2",
+        "mistralai/Mistral-7B-Instruct-v0.2",
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "mistralai/Mistral-7B-v0.1",
+        "openai/whisper-large-v2",
+        "openai/whisper-small",
+        "tiiuae/falcon-7b",
+        "tiiuae/falcon-7b-instruct",
+    ]
+)
+"""Bases that most public adapters of their families are made for."""
+_FOLD = 8.0
+"""How many times as many adapters such a base has as another one of its family."""
+_OTHERWISE = frozenset({"smolvlm"})
+"""Types whose name other types' models have: the first SmolVLM are of the type ``idefics3``."""
+_RARE = 6e-5
 _PART = re.compile(
     r"_(text|vision|audio|encoder|decoder)(_model|_encoder)?$|_(qformer|vqmodel|talker|thinker)"
 )
-_RARE_PART = 6e-6
+_RARE_PART = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +222,38 @@ def is_called(family: str, name: str) -> bool:
     return bool(known is not None and known.words is not None and known.words.search(name))
 
 
-def is_named(family: str, name: str) -> bool:
-    """Whether a model called ``name`` has the whole ``model_type`` in it, and that is no word."""
-    words = _own_words(family)
-    return words is not None and words.search(name) is not None
+def called_at(family: str, name: str) -> tuple[int, int] | None:
+    """Where ``name`` says that a model is one of ``family``: by its usual words, or its type."""
+    known = POPULARITY.get(family)
+    usual = known.words.search(name) if known is not None and known.words is not None else None
+    own = _own_words(family).search(name) if family not in _OTHERWISE else None
+    spans = [match.span() for match in (usual, own) if match is not None]
+    return max(spans, key=lambda span: span[1] - span[0], default=None)
+
+
+def chance_of_word(family: str) -> float:
+    """How often a name has the type's name in it by chance."""
+    if family == "bit":
+        return 0.01  # 4-bit
+    return 0.0 if not family.isalpha() or family in POPULARITY else 1e-5
 
 
 @cache
-def _own_words(family: str) -> re.Pattern[str] | None:
+def _own_words(family: str) -> re.Pattern[str]:
     """The type's name, with any mark between its parts: ``olmo_hybrid`` as ``OLMo-Hybrid``."""
-    parts = [part for part in re.split(r"[-_.]", family) if part]
-    if len(parts) < 2 and (len(family) < 5 or family in POPULARITY):
-        return None
-    body = r"[-_. ]?".join(re.escape(part) for part in parts)
-    return re.compile(rf"(?<![a-z]){body}(?![a-z])", re.IGNORECASE)
+    parts = re.findall(r"[a-z]+|[0-9]+", family, re.IGNORECASE)
+    body = r"[-_./ ]?".join(map(re.escape, parts))
+    end = r"(?![a-z0-9])" if len(family) < 4 else r"(?![a-z])"
+    return re.compile(rf"(?<![a-z]){body}{end}", re.IGNORECASE)
+
+
+@cache
+def base_shares(family: str) -> tuple[float, ...]:
+    """Share of each known base among the adapters of the family's known bases."""
+    weights = [_FOLD if base.name in WIDESPREAD else 1.0 for base in bases_of(family)]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def base_share(base: KnownBase) -> float:
+    """Share of ``base``; see :func:`base_shares`."""
+    return base_shares(base.family)[bases_of(base.family).index(base)]

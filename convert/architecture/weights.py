@@ -7,27 +7,34 @@ from collections.abc import Mapping
 
 UNKNOWN_PRIOR = 0.05
 """Prior of no family at all, on the scale of the shares in ``popularity``."""
-UNKNOWN_NAME = 1e-3
-"""Likelihood of each name when it is no family at all."""
+UNKNOWN_WORD, UNKNOWN_WORDS = 0.02, 0.1
+"""Likelihood of the first word and of each further one in names, when it is no family at all."""
+ALIKE = 0.04
+"""How far popularity is not relied on: part of the outcome for shares that differ less."""
+ALIKE_POWER = 0.2
+"""Power of the shares in that part."""
+ALIKE_SHAPES = 0.35
+"""Power of what shapes are worth in that part."""
+HABITS = ("also", "also_more", "all_linear")
+"""Kinds of evidence that come from what people usually train; worth nothing in that part."""
+UNDECLARED = 0.03
+"""Part of the outcome that does not rely on the declared name."""
 RATIOS: Mapping[str, float] = {
     "foreign_name": 1e-6,
     "wrapper": 1e-3,
     "mixed": 1e-2,
-    "inconsistent": 1e-4,
     "stated": 1e6,
     "base_class": 1e4,
-    "bare": 0.076,
-    "also": 0.24,
-    "also_more": 0.84,
-    "all_linear": 4.8,
-    "known_base": 180.0,
-    "last_layer": 20.0,
-    "some_layers": 5.8,
-    "default": 36.0,
-    "words": 380.0,
-    "named": 1.3e4,
-    "declared": 7800.0,
-    "declared_other": 27.0,
+    "former": 0.1,
+    "no_task": 0.1,
+    "no_target": 0.01,
+    "unsaved": 0.3,
+    "bare": 0.10,
+    "also": 0.77,
+    "also_more": 0.53,
+    "all_linear": 2.9,
+    "shapes": 2.5,
+    "declared": 2.6,
 }
 """Likelihood ratio of each kind of evidence, as ``evidence`` counts it."""
 

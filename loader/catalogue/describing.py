@@ -23,7 +23,15 @@ from adaptrix.loader.catalogue.building import (
 )
 from adaptrix.loader.catalogue.defaults import derived, nested_configs
 from adaptrix.loader.catalogue.experiment import Experiment, first_index, holds, sizes_of
-from adaptrix.loader.catalogue.leaves import LAYERS, Number, changed, leaves, switches, unset
+from adaptrix.loader.catalogue.leaves import (
+    LAYERS,
+    PUBLISHED,
+    Number,
+    changed,
+    leaves,
+    switches,
+    unset,
+)
 from adaptrix.loader.catalogue.solving import term
 
 _MOST_CLASSES = 6
@@ -287,7 +295,8 @@ def _templates(template: str, shapes: Mapping[str, Shape]) -> dict[str, list[Sha
 def _with_unset(experiment: Experiment) -> tuple[Experiment, dict[str, str]]:
     """Sizes that the default leaves empty, set; and what stands in for them, by field."""
     filled: dict[str, str] = {}
-    for name in unset(experiment.config.to_dict()):
+    published = PUBLISHED.get(experiment.config.model_type, ())
+    for name in (*unset(experiment.config.to_dict()), *published):
         for value in (96, 128, 2):
             sizes = experiment.built({name: value})
             if sizes is None or sizes.keys() != experiment.base.keys():

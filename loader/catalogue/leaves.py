@@ -22,6 +22,8 @@ _NO_SWITCH = re.compile(
 )
 _OTHER_VALUES: Mapping[str, Any] = {"feed_forward_proj": "gated-gelu", "q_lora_rank": None}
 """T5 1.1 and Flan have a gate; DeepSeek's small models no low-rank query."""
+PUBLISHED: Mapping[str, tuple[str, ...]] = {"qwen3_moe": ("head_dim",)}
+"""Sizes that published configurations have, the code reads, and the class does not declare."""
 LAYERS = re.compile(r"layers?$|(^|[._])depth$|blocks$")
 
 
