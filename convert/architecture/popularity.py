@@ -226,9 +226,16 @@ def called_at(family: str, name: str) -> tuple[int, int] | None:
     """Where ``name`` says that a model is one of ``family``: by its usual words, or its type."""
     known = POPULARITY.get(family)
     usual = known.words.search(name) if known is not None and known.words is not None else None
-    own = _own_words(family).search(name) if family not in _OTHERWISE else None
+    # Most types are not named at all: that is seen without a pattern to compile.
+    maybe = family not in _OTHERWISE and _letters(family) in _letters(name)
+    own = _own_words(family).search(name) if maybe else None
     spans = [match.span() for match in (usual, own) if match is not None]
     return max(spans, key=lambda span: span[1] - span[0], default=None)
+
+
+@cache
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def chance_of_word(family: str) -> float:
