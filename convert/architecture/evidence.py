@@ -34,7 +34,17 @@ from adaptrix.convert.architecture.weights import (
 
 _MOST_MORE = 6
 _PLAIN_WRAPPERS = frozenset(
-    ["model", "module", "inner_model", "base_model", "backbone", "base", "net", "network", "wrapped"]
+    [
+        "model",
+        "module",
+        "inner_model",
+        "base_model",
+        "backbone",
+        "base",
+        "net",
+        "network",
+        "wrapped",
+    ]
 )
 """Prefixes of code that puts a whole model into another class."""
 Counts = dict[str, float]

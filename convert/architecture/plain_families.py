@@ -2,7 +2,8 @@
 
 The place for a family that the catalogue cannot be generated for. Rows are written
 ``name out,in`` in short symbols: ``h`` hidden, ``i`` intermediate, ``q`` query width (heads ×
-head size), ``k`` key/value width, ``v`` vocabulary, ``?`` anything; ``3h``, ``q+2k`` are sums.
+head size), ``k`` key/value width, ``v`` vocabulary, ``w`` an image tower's hidden, ``?`` anything;
+``3h``, ``q+2k`` are sums.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from adaptrix.convert.architecture.formula import UNKNOWN_SIZE
 from adaptrix.convert.architecture.shape import Shape, Shapes
 
 _SYMBOLS: Mapping[str, str] = {
-    "h": "hidden_size", "i": "intermediate_size", "v": "vocab_size",
+    "h": "hidden_size", "w": "vision_config.hidden_size", "i": "intermediate_size", "v": "vocab_size",
     "q": "head_dim*num_attention_heads", "k": "head_dim*num_key_value_heads",
 }  # fmt: skip
 _DEFAULTS: Mapping[str, str] = {
@@ -26,7 +27,7 @@ _DEFAULTS: Mapping[str, str] = {
 
 def _formula(side: str) -> str:
     found = []
-    for count, symbol in re.findall(r"(\d*)([hiqkv])", side):
+    for count, symbol in re.findall(r"(\d*)([hiqkvw])", side):
         found.append(f"{count}*{_SYMBOLS[symbol]}" if count else _SYMBOLS[symbol])
     return "+".join(found) or UNKNOWN_SIZE
 
@@ -181,6 +182,7 @@ PLAIN_FAMILIES: tuple[Family, ...] = (
 """Families without a transformers class, by the names of the code that they come with."""
 
 _PHI_OLD = "mixer.Wqkv 3h,h mixer.out_proj h,h mlp.fc1 i,h mlp.fc2 h,i "
+_SAM = "attn.qkv 3w,w attn.proj w,w mlp.lin1 ?,w mlp.lin2 w,?"
 _EXPERTS = (
     "block_sparse_moe.gate ?,h block_sparse_moe.experts.{}.w1 i,h "
     "block_sparse_moe.experts.{}.w2 h,i block_sparse_moe.experts.{}.w3 i,h"
@@ -225,9 +227,12 @@ FORMER_NAMES: Mapping[str, Mapping[str, Shapes]] = {
         **_block("", "language_model.lm_head v,h"),
     },
     "deepseek_vl": _block("language_model.model.layers.{}.", _QKV + _GATED),
-    "sam": _block(
-        "image_encoder.blocks.{}.", "attn.qkv ?,? attn.proj ?,? mlp.lin1 ?,? mlp.lin2 ?,?"
-    ),
+    "sam": {
+        **_block("image_encoder.blocks.{}.", _SAM, _VISION), **_block("blocks.{}.", _SAM, _VISION),
+    },
+    # As timm's, from which their first code was made.
+    "dinov2": {**_block("blocks.{}.", _TIMM), **_block("blocks.{}.{}.", _TIMM)},
+    "vit_mae": _block("blocks.{}.", _TIMM),
 }  # fmt: skip
 """Names that older classes or remote code of a catalogue type had, with their shapes."""
 _HYBRID = _QKV + "mamba.in_proj ?,h mamba.out_proj h,?"

@@ -116,7 +116,7 @@ wav2vec2-bert 0.0005 w2v-?bert|wav2vec2-bert
 hubert 0.001 hubert
 speecht5 0.001 speecht5
 vit 0.01 (?<![a-z])vit-
-timm 0.003 (?<![a-z])timm/|vit_(tiny|small|medium|base|large|huge|giant|so400m)_patch
+timm 0.002 (?<![a-z])timm/|vit_(tiny|small|medium|base|large|huge|giant|so400m)_patch
 videomae 0.0005 videomae
 dinov2 0.003 dino-?v2
 swin 0.002 (?<![a-z])swin-
