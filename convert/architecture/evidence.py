@@ -111,7 +111,7 @@ def by_another(entry: Hypothesis, seen: Seen, kind: str, told: float) -> float:
         return odds
     if entry.renamed:
         odds += RENAMED
-    if kind in (NOVEL, INCONSISTENT):
+    if seen.has_sizes and kind in (NOVEL, INCONSISTENT):
         share = LOOKALIKE_BARE if entry.bare else LOOKALIKE
         odds += min(LOOKALIKE_MOST, share / share_of(entry.family))
     return odds

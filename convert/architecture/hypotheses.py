@@ -33,7 +33,7 @@ class Hypothesis:
         shapes: What each of the names can be in it.
         bare: Names that only its headless class has in this form.
         former: Names that it had in earlier classes, or remote code, and has no more.
-        renamed: Those of them that come from the code which transformers converts from.
+        renamed: Those of them that need not be of a class of it: no class of it is before them.
         also: Names of the family with the same last parts that were not seen.
         matrices: Linear modules of its body; 0 when not counted.
         wrapper: Prefix in front of all its names that no class of it has.
@@ -140,8 +140,9 @@ def _renamed(name: str) -> Iterator[tuple[str, Shapes, str]]:
         return
     for family in former_owners(name):
         known = every.family(family)
-        if family not in FORMER_NAMES and known is not None:
-            yield family, _shapes_today(known, name), _RENAMED
+        if known is not None and name not in FORMER_NAMES.get(family, {}):
+            own = f"{first}." in known.roots
+            yield family, _shapes_today(known, name), _FORMER if own else _RENAMED
 
 
 def _shapes_today(family: Family, name: str) -> Shapes:
