@@ -94,11 +94,15 @@ class Merged:
             self._restore(keep=True)
             self.base.require_unchanged()
             changed = {item.parameter: self._replaced(item) for _, item in plan.replacements}
+            groups = _groups(plan)
             merge = self._merge_in_place if self._needs_place(plan) else self._merge
             if self.base.device.type == "cpu":
-                made = workers().run([partial(merge, group, changed) for group in _groups(plan)])
+                made = workers().run(
+                    [partial(merge, group, changed) for group in groups],
+                    sizes=[self._parameter(group[0].shape.parameter).nbytes for group in groups],
+                )
             else:
-                made = [merge(group, changed) for group in _groups(plan)]
+                made = [merge(group, changed) for group in groups]
             for module in made:
                 changed.update(module.tensors)
             self._swap(changed)

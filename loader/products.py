@@ -41,6 +41,16 @@ class RightFactor:
             return torch.mm(left, self._right, out=out)
         return _onednn(left.contiguous(), self._packed)
 
+    def added(self, base: torch.Tensor, left: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """``base + left · right`` with the sum made where the product is.
+
+        Returns:
+            ``(m, n)``: ``out``, or memory of its own.
+        """
+        if self._packed is None:
+            return torch.addmm(base, left, self._right, out=out)
+        return _onednn_added(base, left.contiguous(), self._packed)
+
 
 def _packed(right: torch.Tensor, rows: int) -> torch.Tensor:
     found: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(right.T.contiguous(), rows)
@@ -49,6 +59,11 @@ def _packed(right: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _onednn(left: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
     found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], "")
+    return found
+
+
+def _onednn_added(base: torch.Tensor, left: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(left, base, packed, None, "add")
     return found
 
 
@@ -61,11 +76,13 @@ def _by_onednn() -> bool:
     try:
         packed = _packed(right, _ROWS)
         found = _onednn(left, packed)
+        added = _onednn_added(found, left, packed)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     exact = left.double() @ right.double()
-    if found.dtype is not torch.float32 or not torch.allclose(found.double(), exact, atol=1e-4):
-        return False
+    for got, wanted in ((found, exact), (added, 2 * exact)):
+        if got.dtype is not torch.float32 or not torch.allclose(got.double(), wanted, atol=1e-4):
+            return False
     out = torch.empty(_ROWS, _COLUMNS)
     return _fastest_s(lambda: _onednn(left, packed)) < _fastest_s(
         lambda: torch.mm(left, right, out=out)

@@ -11,9 +11,20 @@ from dataclasses import dataclass
 
 import torch
 
+from adaptrix.loader.checks import LOW_SURVIVAL
 from adaptrix.loader.factors import FusedFactors
 from adaptrix.loader.products import RightFactor
 from adaptrix.loader.workers import SCRATCH_ELEMENTS, scratch
+
+MEASURED_TILES = 4
+"""Tiles of a large weight that are measured, at least: a million weights."""
+_EXPONENTS = {
+    torch.float16: (torch.int16, 0x7C00),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float32: (torch.int32, 0x7F800000),
+    torch.float64: (torch.int64, 0x7FF0000000000000),
+}
+"""Integers of the same size, and the bits of an exponent, by type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,47 +65,117 @@ def merge_tiles(
     With a magnitude it is ``m · (W + ΔW) / ‖W + ΔW‖``, norms over what makes one output
     (DoRA, Liu et al. 2024, equation 5).
 
+    What arrived is measured on every tile of a small weight and on some of a large one:
+    rounding is the same everywhere. That every weight is finite is seen in all of them.
+
     Args:
         before: The pristine weight, two-dimensional, contiguous.
         into: Memory of the same shape, of ``dtype`` or of a type that holds it exactly.
         factors: The update, of the type in which to add: float32, or float64.
         dtype: What to round to.
     """
+    narrow = torch.finfo(dtype).bits < torch.finfo(factors.a.dtype).bits
+    if factors.magnitude is not None or not narrow:
+        return _merge(before, into, factors, dtype, every=1)
+    tiles = -(-before.shape[0] // _rows_of_a_tile(before))
+    every = max(1, tiles // MEASURED_TILES)
+    found = _merge(before, into, factors, dtype, every=every)
+    if every > 1 and found.expected_norm and not (found.changed and found.survival > LOW_SURVIVAL):
+        # An update of a few rows, or one of which little arrives: that is for all to say.
+        return _merge(before, into, factors, dtype, every=1)
+    return found
+
+
+def _merge(
+    before: torch.Tensor,
+    into: torch.Tensor,
+    factors: FusedFactors,
+    dtype: torch.dtype,
+    *,
+    every: int,
+) -> Arrival:
+    """:func:`merge_tiles`, measuring each ``every``-th tile."""
     left, right = factors.pair()  # (rows, R), (R, columns)
     wide = left.dtype
-    columns = before.shape[1]
-    step = max(1, SCRATCH_ELEMENTS // columns)
+    columns, step = before.shape[1], _rows_of_a_tile(before)
     update = RightFactor(right, step)
     rooms = [scratch(number, wide, columns) for number in range(3)]
     across = _column_scale(before, factors) if factors.transposed else None
-    narrow = torch.finfo(dtype).bits < torch.finfo(wide).bits
-    wanted_sq = _product_sq(left, right) if factors.magnitude is None else 0.0
-    error_sq = along = 0.0
-    changed = False
+    measured = _Measured(narrow=torch.finfo(dtype).bits < torch.finfo(wide).bits)
     # Every call from Python holds the interpreter, which the other workers then wait for:
     # views are made once where they can be.
-    old = delta = total = rooms[0][:0].view(0, columns)
+    old = room = total = rooms[0][:0].view(0, columns)
     for number, (source, target, part) in enumerate(
         zip(before.split(step), into.split(step), left.split(step), strict=True)
     ):
         if len(part) != len(old):
             old, room, total = (x[: part.shape[0] * columns].view(-1, columns) for x in rooms)
         old.copy_(source)
+        if number % every:
+            _write(target, update.added(old, part, total), dtype)
+            measured.finite = measured.finite and _is_finite(target)
+            continue
         delta = update.product(part, room)
         torch.add(old, delta, out=total)
         if factors.magnitude is not None:
             rows = slice(number * step, number * step + len(part))
             total.mul_(_row_scale(total, factors.magnitude[rows]) if across is None else across)
             torch.sub(total, old, out=delta)
-        target.copy_(total if into.dtype == dtype else total.to(dtype))
-        changed = changed or not torch.equal(target.to(before.dtype), source)
-        missed = _missed(target, old, delta, total, narrow=narrow).view(-1)
+        _write(target, total, dtype)
+        measured.changed = measured.changed or not torch.equal(target.to(before.dtype), source)
+        measured.add(target, old, delta, total)
+    whole = measured.wanted_sq if factors.magnitude is not None else _product_sq(left, right)
+    return measured.arrival(whole, len(before))
+
+
+@dataclass(slots=True)
+class _Measured:
+    """Sums over the tiles that were measured."""
+
+    narrow: bool
+    wanted_sq: float = 0.0
+    error_sq: float = 0.0
+    along: float = 0.0
+    rows: int = 0
+    changed: bool = False
+    finite: bool = True
+
+    def add(
+        self, new: torch.Tensor, old: torch.Tensor, delta: torch.Tensor, total: torch.Tensor
+    ) -> None:
+        """A tile; ``old`` or ``total`` is written over."""
+        missed = _missed(new, old, delta, total, narrow=self.narrow).view(-1)
         planned = delta.view(-1)
-        error_sq += float(torch.dot(missed, missed))
-        along += float(torch.dot(missed, planned))
-        if factors.magnitude is not None:
-            wanted_sq += float(torch.dot(planned, planned))
-    return Arrival.of(wanted_sq, error_sq, along, changed=changed)
+        self.error_sq += float(torch.dot(missed, missed))
+        self.along += float(torch.dot(missed, planned))
+        self.wanted_sq += float(torch.dot(planned, planned))
+        self.rows += len(new)
+
+    def arrival(self, wanted_sq: float, rows: int) -> Arrival:
+        """Of all ``rows``, whose planned change has the square ``wanted_sq``."""
+        share = self.rows / rows
+        error_sq = self.error_sq / share if self.finite else math.nan
+        survival = 1 + self.along / self.wanted_sq if self.wanted_sq else 0.0
+        return Arrival(
+            expected_norm=math.sqrt(wanted_sq),
+            error=math.sqrt(error_sq) if error_sq >= 0 else math.nan,
+            survival=survival if self.finite else math.nan,
+            changed=self.changed,
+        )
+
+
+def _rows_of_a_tile(weight: torch.Tensor) -> int:
+    return max(1, SCRATCH_ELEMENTS // weight.shape[1])
+
+
+def _write(target: torch.Tensor, total: torch.Tensor, dtype: torch.dtype) -> None:
+    target.copy_(total if target.dtype == dtype else total.to(dtype))
+
+
+def _is_finite(weights: torch.Tensor) -> bool:
+    """Whether no exponent is all ones: read as integers, which takes a tenth of the time."""
+    kind, mask = _EXPONENTS[weights.dtype]
+    return int(torch.bitwise_and(weights.view(kind), mask).max()) != mask
 
 
 def _missed(
@@ -131,7 +212,7 @@ def _column_scale(before: torch.Tensor, factors: FusedFactors) -> torch.Tensor |
         return None
     left, right = factors.pair()
     squares = torch.zeros(before.shape[1], dtype=left.dtype)
-    step = max(1, SCRATCH_ELEMENTS // before.shape[1])
+    step = _rows_of_a_tile(before)
     for begin in range(0, before.shape[0], step):
         rows = slice(begin, begin + step)
         squares += torch.addmm(before[rows].to(left.dtype), left[rows], right).square().sum(0)

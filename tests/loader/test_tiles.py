@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from adaptrix.loader.device import merge_on_device, split, split_pair
 from adaptrix.loader.factors import FusedFactors
 from adaptrix.loader.held import widened_product
-from adaptrix.loader.tiles import merge_tiles
+from adaptrix.loader.tiles import MEASURED_TILES, merge_tiles
 from adaptrix.loader.workers import SCRATCH_ELEMENTS, Workers, scratch, workers
 
 # 2600 rows of 1000 are several tiles, the last one shorter.
@@ -85,6 +87,56 @@ def test_halves_of_nothing():
     assert unit == 1
     assert not high.any()
     assert not low.any()
+
+
+def large(rows=4000, columns=1000, scale=1e-2):
+    generator = torch.Generator().manual_seed(5)
+    weight = (torch.randn(rows, columns, generator=generator) * 0.02).half()
+    a = torch.randn(RANK, columns, generator=generator) * scale
+    b = torch.randn(rows, RANK, generator=generator) * scale
+    return weight, FusedFactors(a=a, b=b, bias=None, magnitude=None, transposed=False)
+
+
+def test_a_large_weight_is_measured_in_part_and_merged_in_whole():
+    weight, factors = large(scale=3e-3)
+    assert weight.numel() // SCRATCH_ELEMENTS > 2 * MEASURED_TILES
+    into = torch.empty_like(weight)
+    arrived = merge_tiles(weight, into, factors, torch.float16)
+    wanted = factors.b.double() @ factors.a.double()
+    exact = weight.double() + wanted
+    step = torch.exp2(exact.abs().clamp_min(2.0**-14).log2().floor()) * 2.0**-10
+    assert ((into.double() - exact).abs() <= 0.51 * step).all()
+    error = (into.double() - weight.double()) - wanted
+    survival = 1 + float((error * wanted).sum() / wanted.square().sum())
+    assert arrived.expected_norm == pytest.approx(float(wanted.norm()), rel=1e-5)
+    assert arrived.error == pytest.approx(float(error.norm()), rel=5e-3)
+    assert arrived.survival == pytest.approx(survival, abs=2e-3)
+    assert arrived.changed
+
+
+def test_one_weight_that_overflows_is_seen_wherever_it_is():
+    weight, factors = large()
+    for row in (0, 270, 1900, 3999):
+        b = factors.b.clone()
+        b[row] = 1e9
+        into = torch.empty_like(weight)
+        arrived = merge_tiles(weight, into, replace(factors, b=b), torch.float16)
+        assert not into[row].isfinite().all()
+        assert not math.isfinite(arrived.error), row
+
+
+def test_an_update_of_a_few_rows_is_measured_where_it_is():
+    weight, factors = large()
+    b = torch.zeros_like(factors.b)
+    b[300:310] = factors.b[300:310]
+    # So little elsewhere that rounding loses it.
+    b[310:] = factors.b[310:] * 1e-7
+    into = torch.empty_like(weight)
+    arrived = merge_tiles(weight, into, replace(factors, b=b), torch.float16)
+    assert arrived.changed
+    assert arrived.survival == pytest.approx(1, abs=0.05)
+    assert torch.equal(into[:300], weight[:300])
+    assert not torch.equal(into[300:310], weight[300:310])
 
 
 @pytest.mark.parametrize("rows", [1, 3])
