@@ -27,6 +27,8 @@ from adaptrix.convert.architecture.popularity import share_of
 from adaptrix.convert.architecture.weights import RATIOS
 
 TRAIN_SEED, TEST_SEEDS, EVEN_SEEDS = 20261101, (20261102, 31), (20261103, 32)
+FRESH_SEEDS = (4711, 777)
+"""Nothing was ever chosen by what these show."""
 FITTED = ("bare", "also", "also_more", "all_linear", "shapes", "declared", "wrapper")
 
 
@@ -122,7 +124,12 @@ def main() -> None:
         ratios = fit(outcomes(draw(TRAIN_SEED, chosen.cases)))
         for kind in FITTED:
             print(f"{kind}: {RATIOS[kind]:.4g} -> {ratios[kind]:.4g}")
-    sets = {f"by share, seed {seed}": outcomes(draw(seed, chosen.cases)) for seed in TEST_SEEDS}
+    sets = {
+        f"by share, {'fresh ' * (seed in FRESH_SEEDS)}seed {seed}": outcomes(
+            draw(seed, chosen.cases)
+        )
+        for seed in (*FRESH_SEEDS, *TEST_SEEDS)
+    }
     for seed in EVEN_SEEDS:
         drawn = draw(seed, chosen.cases // 2, evenly=True)
         sets[f"every family alike, seed {seed}"] = outcomes(drawn)

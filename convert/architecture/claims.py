@@ -53,13 +53,14 @@ def told(families: Iterable[str], claims: Claims) -> Mapping[str, float]:
     related = known or related_base(claims.base_name)
     spans: dict[str, tuple[int, int]] = {}
     if known is None:
-        for family in families:
-            span = called_at(family, name)
-            if span is not None:
-                spans[family] = span
+        # An owner's name is not meant where the model's says enough: ibm-granite/granite-4.0.
+        for part in (name.rpartition("/")[2], name):
+            spans = {f: span for f in families if (span := called_at(f, part)) is not None}
+            if spans:
+                break
     own = {f for f, span in spans.items() if not any(_inside(span, o) for o in spans.values())}
     if related is not None and not own:
-        own = {related.family}
+        own = {related.family, f"{related.family}_text"}
     return {family: _worth(family) for family in families if family in own}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptrix.convert.architecture.claims import told
-from adaptrix.convert.architecture.evidence import Counts, by_names, by_shapes
+from adaptrix.convert.architecture.evidence import Counts, by_another, by_names, by_shapes
 from adaptrix.convert.architecture.family import template
 from adaptrix.convert.architecture.hypotheses import hypotheses
 from adaptrix.convert.architecture.known_bases import KnownBase, known_base, known_bases
@@ -161,7 +161,10 @@ def weigh(seen: Seen, claims: Claims) -> Weighed:
     for name, score in first.items():
         if score >= best + _HOPELESS:
             more, shapes[name] = by_shapes(found[name], seen, claims, names.get(name, 0.0))
-            counts[name] |= more
+            told_by = names.get(name, 0.0)
+            counts[name] |= more | {
+                "another": by_another(found[name], seen, shapes[name].kind, told_by)
+            }
         else:
             del counts[name]
     _contradict(counts, shapes, claims)
@@ -203,7 +206,14 @@ def scores_of(
         name: power * math.log(share_of(name)) + logarithm(found, ratios)
         for name, found in counts.items()
     }
-    scores[UNKNOWN] = power * math.log(UNKNOWN_PRIOR) + unknown
+    # A model of one's own: of unheard-of modules, or of those of some family.
+    likely = [power * math.log(UNKNOWN_PRIOR) + unknown]
+    likely += [
+        scores[name] + math.log(odds)
+        for name, found in counts.items() if (odds := found.get("another", 0.0))
+    ]  # fmt: skip
+    peak = max(likely)
+    scores[UNKNOWN] = peak + math.log(sum(math.exp(one - peak) for one in likely))
     return scores
 
 

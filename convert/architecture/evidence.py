@@ -8,7 +8,8 @@ probability of the shapes and layers (:mod:`~.likelihood`). ``declared``: log li
 of the declared name (:mod:`~.claims`). ``base_class``: the producer names a class of it, or
 its Python module. ``stated``: the content, or ``--base``, names the family. ``no_task``: it has
 no class for the stated task. ``no_target``: it has no module of a name that was to be adapted,
-where no tensors are there. ``unsaved``: whole weights that others have, and it has not.
+where no tensors are there. ``another``: odds that it is another model, which has such modules
+(:func:`by_another`); it weighs nothing itself. ``unsaved``: whole weights that others have, and it has not.
 """
 
 from __future__ import annotations
@@ -17,11 +18,35 @@ import math
 
 from adaptrix.convert.architecture.claims import has_class, has_module, has_task
 from adaptrix.convert.architecture.hypotheses import Hypothesis
-from adaptrix.convert.architecture.likelihood import Likelihood, likelihood
+from adaptrix.convert.architecture.likelihood import INCONSISTENT, NOVEL, Likelihood, likelihood
 from adaptrix.convert.architecture.observed import Claims, Seen
 from adaptrix.convert.architecture.plain_families import SAME_FAMILY
+from adaptrix.convert.architecture.popularity import share_of
+from adaptrix.convert.architecture.weights import (
+    LOOKALIKE,
+    LOOKALIKE_BARE,
+    LOOKALIKE_MOST,
+    RENAMED,
+    STRANGE,
+    WRAPPED,
+    WRAPPED_PLAINLY,
+)
 
 _MOST_MORE = 6
+_PLAIN_WRAPPERS = frozenset(
+    [
+        "model",
+        "module",
+        "inner_model",
+        "base_model",
+        "backbone",
+        "base",
+        "net",
+        "network",
+        "wrapped",
+    ]
+)
+"""Prefixes of code that puts a whole model into another class."""
 Counts = dict[str, float]
 
 
@@ -68,3 +93,25 @@ def by_shapes(
         "shapes": math.log(found.content),
         "declared": told + math.log(found.claimed / found.content),
     }, found
+
+
+def by_another(entry: Hypothesis, seen: Seen, kind: str, told: float) -> float:
+    """Odds, against the family, of a model that nobody has listed and that has such modules.
+
+    Models of one's own are put together from known parts: behind a prefix, beside modules that
+    the family has not, or with the names of code that its classes were made from. A name that
+    says the family leaves the first two only.
+    """
+    odds = 0.0
+    if entry.wrapper:
+        plain = set(entry.wrapper.rstrip(".").split(".")) <= _PLAIN_WRAPPERS
+        odds += WRAPPED_PLAINLY if plain else WRAPPED
+    odds += STRANGE * (1 - len(entry.shapes) / len(seen.shapes))
+    if told:
+        return odds
+    if entry.renamed:
+        odds += RENAMED
+    if seen.has_sizes and kind in (NOVEL, INCONSISTENT):
+        share = LOOKALIKE_BARE if entry.bare else LOOKALIKE
+        odds += min(LOOKALIKE_MOST, share / share_of(entry.family))
+    return odds

@@ -11,6 +11,7 @@ from adaptrix.convert.architecture.plain_families import (
     FORMER_NAMES,
     PLAIN_FAMILIES,
     SAME_FAMILY,
+    UNBUILT_NAMES,
 )
 
 _PLAIN = {family.name: family for family in PLAIN_FAMILIES}
@@ -23,9 +24,8 @@ def family_named(model_type: str) -> Family | None:
     if name in _PLAIN:
         return _PLAIN[name]
     found = catalogue().family(name)
-    if found is None or name not in FORMER_NAMES:
-        return found
-    return replace(found, former=FORMER_NAMES[name])
+    beside = {**FORMER_NAMES.get(name, {}), **UNBUILT_NAMES.get(name, {})}
+    return replace(found, former=beside) if found is not None and beside else found
 
 
 def family_names() -> tuple[str, ...]:

@@ -10,11 +10,15 @@ from adaptrix.convert.architecture.experts import of_one_expert, stacked_names
 from adaptrix.convert.architecture.family import Family, by_template
 from adaptrix.convert.architecture.formula import UNKNOWN_SIZE
 from adaptrix.convert.architecture.observed import Seen
-from adaptrix.convert.architecture.plain_families import FORMER_NAMES, PLAIN_FAMILIES
+from adaptrix.convert.architecture.plain_families import (
+    FORMER_NAMES,
+    PLAIN_FAMILIES,
+    UNBUILT_NAMES,
+)
 from adaptrix.convert.architecture.shape import Shape, Shapes
 from adaptrix.convert.layouts.renames import anonymous, former_owners, moves
 
-_USUAL, _BARE, _FORMER = "usual", "bare", "former"
+_USUAL, _BARE, _FORMER, _RENAMED = "usual", "bare", "former", "renamed"
 _MOST_WRAPPERS = 3
 _COMMON = 8
 """Families that have a name today, from which on it is nobody's former name."""
@@ -29,6 +33,7 @@ class Hypothesis:
         shapes: What each of the names can be in it.
         bare: Names that only its headless class has in this form.
         former: Names that it had in earlier classes, or remote code, and has no more.
+        renamed: Those of them that need not be of a class of it: no class of it is before them.
         also: Names of the family with the same last parts that were not seen.
         matrices: Linear modules of its body; 0 when not counted.
         wrapper: Prefix in front of all its names that no class of it has.
@@ -39,6 +44,7 @@ class Hypothesis:
     shapes: dict[str, Shapes] = field(default_factory=dict)
     bare: set[str] = field(default_factory=set)
     former: set[str] = field(default_factory=set)
+    renamed: set[str] = field(default_factory=set)
     also: int = 0
     matrices: int = 0
     wrapper: str = ""
@@ -74,8 +80,10 @@ def _named(names: list[str], wrapper: str) -> dict[str, Hypothesis]:
     for name in names:
         for family, shapes, form in _places(name.removeprefix(wrapper)):
             entry = found.setdefault(family, Hypothesis(family=family, wrapper=wrapper))
-            if name not in entry.shapes and form == _FORMER:
+            if name not in entry.shapes and form in (_FORMER, _RENAMED):
                 entry.former.add(name)
+                if form == _RENAMED:
+                    entry.renamed.add(name)
             entry.shapes.setdefault(name, shapes)
             if form == _BARE:
                 entry.bare.add(name)
@@ -84,13 +92,18 @@ def _named(names: list[str], wrapper: str) -> dict[str, Hypothesis]:
 
 def _places(name: str) -> Iterator[tuple[str, Shapes, str]]:
     """Every family with ``name``: what it is there, and in which form the family has it."""
+    for family_name, unbuilt in UNBUILT_NAMES.items():
+        if name in unbuilt:
+            yield family_name, unbuilt[name], _USUAL
     yield from _in_catalogue(name)
     owners = set(former_owners(name))
     for stacked, is_half in stacked_names(name):
         for family_name, shapes, form in _in_catalogue(stacked):
-            # Which families had experts of these names (w1, gate_proj) is known where any is.
-            if not owners or family_name in owners:
-                yield family_name, of_one_expert(shapes, is_half=is_half), form
+            # Which families had experts of these names (w1, gate_proj) is mostly known where
+            # any is; of the others somebody may have split the parameter.
+            is_owner = not owners or family_name in owners
+            split = of_one_expert(shapes, is_half=is_half)
+            yield family_name, split, form if is_owner else _FORMER
     for family in PLAIN_FAMILIES:
         rooted, bare_shapes = _in_plain(family, name)
         if rooted or bare_shapes:
@@ -127,8 +140,9 @@ def _renamed(name: str) -> Iterator[tuple[str, Shapes, str]]:
         return
     for family in former_owners(name):
         known = every.family(family)
-        if family not in FORMER_NAMES and known is not None:
-            yield family, _shapes_today(known, name), _FORMER
+        if known is not None and name not in FORMER_NAMES.get(family, {}):
+            own = f"{first}." in known.roots
+            yield family, _shapes_today(known, name), _FORMER if own else _RENAMED
 
 
 def _shapes_today(family: Family, name: str) -> Shapes:

@@ -34,6 +34,8 @@ table of others. A default that is in use is mostly listed."""
 _VOCABULARY = "vocab"
 _SAME_VOCABULARY, _ANY_VOCABULARY = 0.8, 1e-3
 """Chance that an adapter's tables have the base's rows, and of any one number of rows."""
+_ANY_SUM = 1 / 600
+"""Chance of any one value for a sum of several sizes."""
 _IMPOSSIBLE = 1e-4
 """What is left when no one configuration gives the shapes: the formulas may be wrong."""
 
@@ -81,6 +83,7 @@ def likelihood(entry: Hypothesis, seen: Seen, claims: Claims) -> Likelihood:
         novel *= _IMPOSSIBLE * chance_of_sizes(dict.fromkeys(filter(None, sizes)))
     else:
         novel *= chance_of_sizes([*_settled(values), *_unexplained(None, entry, seen)])
+        novel *= _ANY_SUM ** sum(map(_is_mixed_sum, values))
         novel *= _ANY_VOCABULARY if any(_VOCABULARY in name for name in values) else 1
     parts.append((novel, None, NOVEL if values is not None else INCONSISTENT))
     return _sum(parts, entry.family, claims)
@@ -118,7 +121,17 @@ def _with_saved(entry: Hypothesis, seen: Seen) -> tuple[Hypothesis, Seen]:
 
 
 def _settled(values: Mapping[str, Fraction]) -> list[Fraction]:
-    return [value for name, value in values.items() if name and _VOCABULARY not in name]
+    return [
+        value
+        for name, value in values.items()
+        if name and _VOCABULARY not in name and not _is_mixed_sum(name)
+    ]
+
+
+def _is_mixed_sum(name: str) -> bool:
+    """Whether it is a sum of sizes without a common factor, which is no round number."""
+    terms = [set(term.split("*")) for term in name.split("+")]
+    return len(terms) > 1 and not set.intersection(*terms)
 
 
 def _unexplained(base: BaseShapes | None, entry: Hypothesis, seen: Seen) -> Iterator[int]:

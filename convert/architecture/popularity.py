@@ -31,6 +31,7 @@ gemma 0.03 gemma-?(2b|7b|1\.1)|codegemma
 gemma2 0.03 gemma-?2-
 gemma3_text 0.02 gemma-?3-(270m|1b)
 gemma3 0.008 gemma-?3-(4b|12b|27b)|medgemma
+gemma3n 0.002 gemma-?3n-
 gemma4 0.002 gemma-?4-
 nemotron_h 0.001 nemotron[-_]?(h-|3-nano|nano-(9b|12b|30b))
 paligemma 0.003 paligemma
@@ -40,6 +41,7 @@ phimoe 0.001 phi[-_ ]?3\.5.*moe
 phi4_multimodal 0.001 phi[-_ ]?4.*multimodal
 stablelm 0.01 stablelm|stable-code
 minicpm 0.005 minicpm(?![-_ ]?(3|v|o))
+minicpmv 0.002 minicpm-?(v|o|llama3-v)
 mixtral 0.01 mixtral
 starcoder2 0.005 starcoder2
 gpt_bigcode 0.004 starcoder(?!2)|santacoder|bigcode
@@ -48,6 +50,8 @@ fuyu 0.0005 fuyu
 baichuan 0.005 baichuan
 internlm2 0.003 internlm2
 internlm 0.002 internlm(?!-?(2|3|xcomposer))
+internvl_chat 0.002 internvl(?!.*-hf)
+internvl 0.0005 internvl.*-hf
 hunyuan_v1_dense 0.001 hunyuan(?!.*(moe|a13b))|hy-mt
 qwen 0.004 qwen(?![-_ ]?(\d+\.\d|[23]))
 gpt2 0.05 (?<![a-z])gpt-?2|dialogpt
@@ -63,21 +67,29 @@ mpt 0.005 (?<![a-z])mpt-
 chatglm 0.02 chatglm|glm-4-9b-chat(?!-hf)
 glm 0.001 glm-(4|edge).*-hf
 glm4 0.001 glm-4-(9b|32b)-0414
+glm4_moe 0.001 glm-?4\.[5-7](?![\d.]*[-_]?(v|flash))
+glm4v_moe 0.0003 glm-?4\.5-?v
+glm46v 0.0002 glm-?4\.6-?v
 olmo 0.002 olmo(?!-?[23e])
 olmo2 0.002 olmo-?2
 olmoe 0.001 olmoe
 granite 0.003 granite-3
+granitemoehybrid 0.001 granite[-_]?4
 smollm3 0.002 smollm3
 cohere 0.002 command-r|c4ai|aya-(23|expanse)
 deepseek_v2 0.002 deepseek-v2
 deepseek_v3 0.002 deepseek-(v3|r1)(?!-distill)
+deepseek_vl 0.0003 deepseek-vl(?!-?2)
+kimi_vl 0.0001 kimi-vl
 llama4 0.001 llama-?4
+llama4_text 0.0005 llama-?4[-_]text
 mamba 0.002 mamba-(?!2)
 mamba2 0.001 mamba-?2|mamba-codestral|codestral-mamba
-jamba 0.001 jamba
+jamba 0.0005 jamba
 bert 0.03 (?<![a-z])bert(?!weet|in)
 roberta 0.03 (?<!xlm-)(?<!x)roberta|bertweet
 xlm-roberta 0.004 xlm-?r(?!.*(xl|xxl)$)|bge-m3|multilingual-e5
+xlm-roberta-xl 0.0003 xlm-?r(oberta)?-?xx?l
 camembert 0.001 camembert
 big_bird 0.001 big-?bird
 electra 0.002 electra
@@ -98,11 +110,14 @@ m2m_100 0.003 m2m|nllb(?!-moe)
 marian 0.002 opus-mt|marian
 led 0.001 (?<![a-z])led-
 whisper 0.01 whisper
+musicgen 0.0005 musicgen
 wav2vec2 0.003 wav2vec(?!2-?(bert|conf))|xls-r|mms-
 wav2vec2-bert 0.0005 w2v-?bert|wav2vec2-bert
 hubert 0.001 hubert
 speecht5 0.001 speecht5
 vit 0.01 (?<![a-z])vit-
+timm 0.002 (?<![a-z])timm/|vit_(tiny|small|medium|base|large|huge|giant|so400m)_patch
+videomae 0.0005 videomae
 dinov2 0.003 dino-?v2
 swin 0.002 (?<![a-z])swin-
 beit 0.001 (?<![a-z])beit
@@ -113,6 +128,7 @@ siglip 0.002 siglip(?!2)
 sam 0.002 (?<![a-z])sam-vit
 blip 0.003 blip(?!-?2)
 blip-2 0.003 blip-?2
+florence2 0.001 florence-?2
 instructblip 0.001 instructblip
 git 0.001 (?<![a-z])git-(base|large)
 llava 0.008 llava(?!.*(next|1\.6|onevision|video))
@@ -183,9 +199,11 @@ WIDESPREAD = frozenset(
 """Bases that most public adapters of their families are made for."""
 _FOLD = 8.0
 """How many times as many adapters such a base has as another one of its family."""
-_OTHERWISE = frozenset({"smolvlm"})
-"""Types whose name other types' models have: the first SmolVLM are of the type ``idefics3``."""
+_OTHERWISE = frozenset({"smolvlm", "internvl"})
+"""Types whose name other types' models have: the first SmolVLM are of the type ``idefics3``,
+and InternVL without ``-hf`` comes with code of its own."""
 _RARE = 6e-5
+_TEXT = "_text"
 _PART = re.compile(
     r"_(text|vision|audio|encoder|decoder)(_model|_encoder)?$|_(qformer|vqmodel|talker|thinker)"
 )
@@ -230,6 +248,9 @@ def called_at(family: str, name: str) -> tuple[int, int] | None:
     maybe = family not in _OTHERWISE and _letters(family) in _letters(name)
     own = _own_words(family).search(name) if maybe else None
     spans = [match.span() for match in (usual, own) if match is not None]
+    if not spans and family.endswith(_TEXT):
+        # The text model of a larger one is trained under the larger one's name.
+        return called_at(family.removesuffix(_TEXT), name)
     return max(spans, key=lambda span: span[1] - span[0], default=None)
 
 

@@ -19,6 +19,17 @@ HABITS = ("also", "also_more", "all_linear")
 """Kinds of evidence that come from what people usually train; worth nothing in that part."""
 UNDECLARED = 0.03
 """Part of the outcome that does not rely on the declared name."""
+WRAPPED, WRAPPED_PLAINLY = 1.0, 0.08
+"""How much likelier it is that modules behind a foreign prefix are a part of another model, as
+odds against the family: for a prefix that means something, and for one of plain code."""
+STRANGE = 1.0
+"""The same, when all names are foreign; of some of them, in proportion."""
+RENAMED = 0.2
+"""The same for names of the code that transformers converts from, which others use as well."""
+LOOKALIKE, LOOKALIKE_BARE = 6e-5, 2e-4
+"""Share of adapters of models of one's own with the names of any one family, as its classes
+have them, and without what they put before them."""
+LOOKALIKE_MOST = 0.3
 RATIOS: Mapping[str, float] = {
     "foreign_name": 1e-6,
     "wrapper": 1e-3,
@@ -35,6 +46,7 @@ RATIOS: Mapping[str, float] = {
     "all_linear": 2.9,
     "shapes": 2.5,
     "declared": 2.6,
+    "another": 1.0,
 }
 """Likelihood ratio of each kind of evidence, as ``evidence`` counts it."""
 
