@@ -125,6 +125,14 @@ def test_one_weight_that_overflows_is_seen_wherever_it_is():
         assert not math.isfinite(arrived.error), row
 
 
+def test_finite_weights_whose_sum_overflows_are_finite():
+    weight, factors = large()
+    weight = weight.abs() + 50
+    arrived = merge_tiles(weight, torch.empty_like(weight), factors, torch.float16)
+    assert not weight[:200].sum().isfinite()
+    assert math.isfinite(arrived.error)
+
+
 def test_an_update_of_a_few_rows_is_measured_where_it_is():
     weight, factors = large()
     b = torch.zeros_like(factors.b)
