@@ -77,7 +77,8 @@ def _by_onednn() -> bool:
         packed = _packed(right, _ROWS)
         found = _onednn(left, packed)
         added = _onednn_added(found, left, packed)
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError):
+        # Operators of torch's own compiler, not of its interface: MKL computes the same.
         return False
     exact = left.double() @ right.double()
     for got, wanted in ((found, exact), (added, 2 * exact)):

@@ -35,7 +35,7 @@ def save_model(base: BaseModel, folder: Path, recipe: Mapping[str, Any]) -> int:
     """
     require_new_folder(folder)
     with appearing(folder) as place:
-        state = {name: _narrowed(value, base) for name, value in base.model.state_dict().items()}
+        state = _state(base)
         before = base.model.config.dtype
         try:
             base.model.save_pretrained(place, state_dict=state)
@@ -51,6 +51,18 @@ def save_model(base: BaseModel, folder: Path, recipe: Mapping[str, Any]) -> int:
             # safetensors writes what its owner alone may read.
             file.chmod(0o644)
         return sum(file.stat().st_size for file in files)
+
+
+def _state(base: BaseModel) -> dict[str, torch.Tensor]:
+    """Tensors by name; what shared its memory still does, so that it is written once."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    state = {}
+    for name, value in base.model.state_dict().items():
+        key = (value.data_ptr(), value.shape)
+        if key not in made:
+            made[key] = _narrowed(value, base)
+        state[name] = made[key]
+    return state
 
 
 def _narrowed(value: torch.Tensor, base: BaseModel) -> torch.Tensor:

@@ -200,9 +200,15 @@ def _missed(
 
 
 def _product_sq(left: torch.Tensor, right: torch.Tensor) -> float:
-    """``‖left · right‖²`` by Gram matrices, in float64."""
+    """``‖left · right‖²`` by Gram matrices, in float64; 0 where only their rounding is left.
+
+    Adapters that cancel each other leave a sum that may even be negative.
+    """
     rows, columns = left.double(), right.double()
-    return float(((rows.T @ rows) * (columns @ columns.T)).sum())
+    one, two = rows.T @ rows, columns @ columns.T
+    found = float((one * two).sum())
+    noise = len(one) * torch.finfo(torch.float64).eps * float(one.trace() * two.trace())
+    return found if found > noise else 0.0
 
 
 def _row_scale(total: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:

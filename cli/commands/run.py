@@ -28,8 +28,7 @@ def run(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that run together.")] = 8,
     mode: Annotated[
-        str | None,
-        typer.Option(help="merged or attached; merged unless a batch mixes adapters."),
+        str | None, typer.Option(help="merged or attached; merged unless a batch mixes adapters.")
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Base, each, and all.")] = False,
     save: Annotated[
@@ -59,12 +58,12 @@ def run(
     """
     if batch is not None and (prompt is not None or compare):
         raise UsageError("--batch excludes --prompt and --compare", where="run")
-    wanted = [] if adapters is None else weighted_list(adapters)
-    out = Output(as_json=as_json, quiet=quiet)
     if save is not None and (batch is not None or compare or mode == "attached"):
         raise UsageError("--save excludes --batch, --compare and --mode attached", where="run")
-    text = None
-    if batch is None and not dry_run and not (save is not None and prompt is None):
+    wanted = [] if adapters is None else weighted_list(adapters)
+    out = Output(as_json=as_json, quiet=quiet)
+    text, silent = None, dry_run or (save is not None and prompt is None)
+    if batch is None and not silent:
         text = running.read_prompt(prompt, chat_possible=out.human and not compare)
     settings = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p,
@@ -72,7 +71,6 @@ def run(
     }  # fmt: skip
     request = running.RunRequest(
         adapters=wanted, base=base, prompt=text, batch=batch, batch_size=batch_size, mode=mode,
-        compare=compare, device=device, dtype=dtype, settings=settings, dry_run=dry_run,
-        save=save,
+        compare=compare, device=device, dtype=dtype, settings=settings, dry_run=dry_run, save=save,
     )  # fmt: skip
     raise typer.Exit(running.execute(request, home, out))

@@ -80,13 +80,8 @@ def read(contents: Contents, options: ReadOptions) -> Draft:
     if other is not None:
         return other
     if several := _several(contents.tensors):
-        return refuse(
-            contents,
-            method="lora",
-            problems=(several,),
-            reason="one of several adapters",
-            base_name=config.base_name,
-        )
+        reason, name = "one of several adapters", config.base_name
+        return refuse(contents, method="lora", problems=(several,), reason=reason, base_name=name)
     contents, ignored = without_training_state(contents)
     groups, unknown, found = _group(contents.tensors)
     if is_whole_model(contents.tensors, set(groups)):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from adaptrix.loader.session import Session
+from adaptrix.samples import BASE_DIR
 from adaptrix.schema.errors import UsageError
 
 conftest = sys.modules.get("tests.conftest") or sys.modules["conftest"]
@@ -82,6 +84,24 @@ def test_every_tensor_is_the_base_or_the_rounded_sum(base_folder, adapters, tmp_
     session.detach()
     for name, value in before.items():
         assert torch.equal(session.base.model.get_parameter(name).half(), value), name
+
+
+def test_what_is_tied_is_written_once(tmp_path):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1024, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).half().save_pretrained(tmp_path / "base")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BASE_DIR / name, tmp_path / "base" / name)
+    session = Session.open(str(tmp_path / "base"), [])
+    assert session.base.compute_dtype is torch.float32
+    session.save(tmp_path / "new", {})
+    before, after = tensors(tmp_path / "base"), tensors(tmp_path / "new")
+    assert "lm_head.weight" not in before
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_a_failure_leaves_nothing(base_folder, adapters, tmp_path, monkeypatch):

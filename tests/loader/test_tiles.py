@@ -133,6 +133,22 @@ def test_finite_weights_whose_sum_overflows_are_finite():
     assert math.isfinite(arrived.error)
 
 
+def test_adapters_that_cancel_each_other_plan_nothing():
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        a = torch.randn(5, 300, generator=generator)
+        b = torch.randn(200, 5, generator=generator)
+        factors = FusedFactors(
+            a=torch.cat((a, a)), b=torch.cat((b, -b), 1),
+            bias=None, magnitude=None, transposed=False,
+        )  # fmt: skip
+        weight = torch.randn(200, 300, generator=generator).half()
+        into = torch.empty_like(weight)
+        arrived = merge_tiles(weight, into, factors, torch.float16)
+        assert arrived.expected_norm == 0
+        assert (into - weight).abs().max() <= 2e-3
+
+
 def test_an_update_of_a_few_rows_is_measured_where_it_is():
     weight, factors = large()
     b = torch.zeros_like(factors.b)
