@@ -75,6 +75,37 @@ def test_another_adapter_and_the_base_itself_fail(merged, home, capsys):
     assert ADAPTED in places
 
 
+@pytest.fixture(scope="module")
+def faint(tmp_path_factory, home):
+    """An adapter whose update is below a step of most weights' bfloat16, and PEFT's merge of it."""
+    folder = tmp_path_factory.mktemp("faint")
+    shutil.copytree(SAMPLES_DIR / "adapters" / "math", folder / "adapter")
+    (file,) = (folder / "adapter").glob("*.safetensors")
+    tensors = {k: v * 3e-3 if "lora_B" in k else v for k, v in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    assert run(["pull", str(folder / "adapter"), "--as", "faint", "--home", str(home)]) == 0
+    model, _ = load_base()
+    model = model.to(torch.bfloat16)
+    model.save_pretrained(folder / "base")
+    tuned = PeftModel.from_pretrained(model, str(folder / "adapter"))
+    tuned.merge_and_unload().save_pretrained(folder / "merged")
+    return folder
+
+
+def test_the_base_does_not_pass_for_a_faint_update(faint, home, capsys):
+    def verify(folder):
+        capsys.readouterr()
+        status = run(["verify", "faint", "--base", str(faint / "base"), "--merged", str(folder),
+                      "--json", "--home", str(home)])  # fmt: skip
+        return status, json.loads(capsys.readouterr().out)["problems"]
+
+    assert verify(faint / "merged") == (0, [])
+    status, problems = verify(faint / "base")
+    assert status == 1
+    # Weights near zero have steps small enough to show it.
+    assert ADAPTED in {problem["where"] for problem in problems}
+
+
 @pytest.mark.parametrize("name", [ADAPTED, UNTOUCHED])
 def test_one_value_that_is_wrong_is_found(name, merged, home, capsys, tmp_path):
     def bump(tensors):
